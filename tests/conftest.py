@@ -1,0 +1,50 @@
+"""Shared fixtures: a small random CLIP in double precision and the oracle of the same weights."""
+
+import open_clip
+import pytest
+import torch
+
+import anprompt  # noqa: F401  makes `import dassl` work
+from tests.oracle import Oracle
+
+WORDS = 49408  # CLIP's vocabulary
+CONTEXT = 77
+
+
+def small_clip(depth: int = 4, vision_depth: int | None = None, quick_gelu: bool = True, seed: int = 0):
+    """A random CLIP of real layout: 32x32 images of 16x16 patches, vision width 48, text width 32, joint width 24."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    clip = open_clip.model.CLIP(
+        embed_dim=24,
+        vision_cfg={"image_size": 32, "patch_size": 16, "width": 48, "layers": vision_depth or depth, "head_width": 16},
+        text_cfg={"context_length": CONTEXT, "vocab_size": WORDS, "width": 32, "heads": 4, "layers": depth},
+        quick_gelu=quick_gelu,
+    )
+    with torch.no_grad():
+        for parameter in clip.parameters():  # the default start leaves biases at zero, which would hide mistakes
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    torch.set_rng_state(state)
+    return clip.double().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def clip():
+    return small_clip()
+
+
+@pytest.fixture(scope="session")
+def oracle(clip):
+    return Oracle(clip, text_heads=4, vision_heads=3, quick=True)
+
+
+@pytest.fixture(scope="session")
+def prompts():
+    """Token ids ``[5, 77]`` of texts of different lengths."""
+    names = ["dog", "fire truck", "a very small grey bird", "cat", "sea"]
+    return open_clip.tokenizer.SimpleTokenizer()([f"a photo of a {name}." for name in names])
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(5))

@@ -1,0 +1,172 @@
+"""Both towers equal the textbook formulation: outputs and gradients, float64, to 1e-9."""
+
+import pytest
+import torch
+
+from anprompt.encoders import (
+    Tokens,
+    end_of_text,
+    text_features,
+    text_states,
+    text_trunk,
+    vision_rows,
+    vision_trunk,
+)
+from tests.conftest import small_clip
+from tests.oracle import Oracle
+
+TOLERANCE = 1e-9
+LAYER_SETS = [(1, 2, 3, 4), (3, 4), (4,), (2, 3), (2, 4)]
+
+
+def random_tokens(layers, shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        layer: torch.randn(*shape, dtype=torch.float64, generator=generator).mul_(0.3).requires_grad_()
+        for layer in layers
+    }
+
+
+def assert_same(fast, slow, leaves):
+    """Outputs, and gradients of a fixed random projection of them, agree."""
+    assert torch.allclose(fast, slow, rtol=0, atol=TOLERANCE)
+    weights = torch.randn(fast.shape, dtype=fast.dtype, generator=torch.Generator().manual_seed(9))
+    fast_grads = torch.autograd.grad((fast * weights).sum(), leaves, allow_unused=True)
+    slow_grads = torch.autograd.grad((slow * weights).sum(), leaves, allow_unused=True)
+    for one, other in zip(fast_grads, slow_grads, strict=True):
+        assert one is not None and one.abs().max() > 0
+        assert torch.allclose(one, other, rtol=0, atol=TOLERANCE)
+
+
+def test_without_tokens_both_towers_are_open_clip(clip, prompts, images):
+    text = text_features(clip, text_trunk(clip, prompts))
+    image = vision_rows(clip, vision_trunk(clip, images)).class_row @ clip.visual.proj
+    assert torch.allclose(text, clip.encode_text(prompts), rtol=0, atol=TOLERANCE)
+    assert torch.allclose(image, clip.encode_image(images), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("layers", LAYER_SETS)
+@pytest.mark.parametrize(("count", "classes"), [(1, 5), (3, 2)])
+def test_inserted_text_tokens(clip, oracle, prompts, layers, count, classes):
+    tokens = random_tokens(layers, (count, 32))
+    ids = prompts[:classes]
+    fast = text_features(clip, text_trunk(clip, ids, layers[0]), Tokens(tokens, insert=True))
+    assert_same(fast, oracle.text(ids, tokens), list(tokens.values()))
+
+
+@pytest.mark.parametrize("layers", LAYER_SETS)
+@pytest.mark.parametrize(("count", "beta"), [(1, 1.0), (3, 0.9), (3, 0.25)])
+def test_inserted_vision_tokens_with_composition(clip, oracle, images, layers, count, beta):
+    tokens = random_tokens(layers, (count, 48))
+    rows = vision_rows(clip, vision_trunk(clip, images, layers[0]), Tokens(tokens, insert=True, beta=beta))
+    class_row, token_rows = oracle.image(images, tokens, beta=beta)
+    fast = torch.cat([rows.class_row[:, None], rows.token_rows], 1)
+    assert_same(fast, torch.cat([class_row[:, None], token_rows], 1), list(tokens.values()))
+
+
+@pytest.mark.parametrize(("depth", "vision_depth", "quick"), [(1, 1, True), (3, 3, False), (3, 5, True)])
+def test_other_depths_and_activations(prompts, images, depth, vision_depth, quick):
+    clip = small_clip(depth, vision_depth, quick)
+    oracle = Oracle(clip, text_heads=4, vision_heads=3, quick=quick)
+    text_tokens, vision_tokens = random_tokens([depth], (2, 32)), random_tokens([vision_depth], (2, 48))
+    fast = text_features(clip, text_trunk(clip, prompts, depth), Tokens(text_tokens, insert=True))
+    assert_same(fast, oracle.text(prompts, text_tokens), list(text_tokens.values()))
+    trunk = vision_trunk(clip, images[:1], vision_depth)
+    fast = vision_rows(clip, trunk, Tokens(vision_tokens, insert=True)).class_row
+    assert_same(fast, oracle.image(images[:1], vision_tokens)[0], list(vision_tokens.values()))
+
+
+def context_embeddings(clip, prompts, context):
+    """CoOp's input: start token, context, words."""
+    words = clip.token_embedding(prompts)
+    count = context.shape[-2]
+    context = context.expand(len(prompts), -1, -1)
+    return torch.cat([words[:, :1], context, words[:, 1:-count]], 1), end_of_text(prompts) + count
+
+
+def test_context_at_the_input(clip, oracle, prompts):
+    context = random_tokens([1], (4, 32))[1]
+    embeddings, eot = context_embeddings(clip, prompts, context)
+    fast = text_features(clip, text_states(clip, embeddings, eot))
+    assert_same(fast, oracle.text(prompts, embeddings=embeddings, eot=eot), [context])
+
+
+def test_one_text_batch_per_image(clip, oracle, prompts):
+    """CoCoOp: images times classes sequences, each with its own context."""
+    context = random_tokens([1], (3 * len(prompts), 2, 32))[1]
+    embeddings, eot = context_embeddings(clip, prompts.repeat(3, 1), context)
+    fast = text_features(clip, text_states(clip, embeddings, eot))
+    assert_same(fast, oracle.text(prompts, embeddings=embeddings, eot=eot), [context])
+
+
+def test_deep_text_prompts_overwrite_the_context(clip, oracle, prompts):
+    """MaPLe, PromptSRC: rows of an input context are replaced in the first layers only."""
+    context = random_tokens([1], (2, 32))[1]
+    tokens = random_tokens([2, 3], (2, 32), seed=1)
+    embeddings, eot = context_embeddings(clip, prompts, context)
+    fast = text_features(clip, text_states(clip, embeddings, eot), Tokens(tokens))
+    slow = oracle.text(prompts, tokens, insert=False, embeddings=embeddings, eot=eot)
+    # The context is overwritten before layer 2, but layer 1 read it.
+    assert_same(fast, slow, [context, *tokens.values()])
+
+
+def test_appended_vision_prompts(clip, oracle, images):
+    """MaPLe, PromptSRC: rows behind the patches, replaced in the first layers only."""
+    appended = random_tokens([1], (2, 48))[1]
+    tokens = random_tokens([2, 3], (2, 48), seed=1)
+    rows = vision_rows(clip, vision_trunk(clip, images, appended=appended), Tokens(tokens, at_end=True))
+    class_row, token_rows = oracle.image(images, tokens, insert=False, appended=appended)
+    fast = torch.cat([rows.class_row[:, None], rows.token_rows], 1)
+    assert_same(fast, torch.cat([class_row[:, None], token_rows], 1), [appended, *tokens.values()])
+
+
+def test_tokens_per_image(clip, oracle, images):
+    tokens = random_tokens([3, 4], (len(images), 2, 48))
+    fast = vision_rows(clip, vision_trunk(clip, images, 3), Tokens(tokens, insert=True)).class_row
+    assert_same(fast, oracle.image(images, tokens)[0], list(tokens.values()))
+
+
+def test_text_is_cut_at_the_longest_end_of_text(clip, prompts):
+    longest = int(end_of_text(prompts).max()) + 1
+    assert longest < prompts.shape[1]
+    assert text_trunk(clip, prompts, 2).hidden.shape[1] == longest
+
+
+def test_composition_closed_form(clip):
+    """0.9 * (1, 2) + 0.1 * (11, -8) = (2, 1)."""
+    from anprompt.encoders import place_tokens
+
+    hidden = torch.tensor([[[0.0, 0.0], [11.0, -8.0], [5.0, 5.0]]], dtype=torch.float64)
+    tokens = Tokens({1: torch.zeros(1, 2), 2: torch.tensor([[1.0, 2.0]], dtype=torch.float64)}, insert=True, beta=0.9)
+    placed = place_tokens(hidden, tokens, 2)
+    assert torch.allclose(placed[0], torch.tensor([[0, 0], [2, 1], [5, 5]], dtype=torch.float64))
+
+
+def test_beta_one_is_replacement_and_beta_zero_ignores_deeper_tokens(clip, images):
+    tokens = random_tokens([2, 3, 4], (2, 48))
+    trunk = vision_trunk(clip, images, 2)
+    other = {**tokens, 3: random_tokens([3], (2, 48), seed=7)[3]}
+    with_beta = [vision_rows(clip, trunk, Tokens(t, insert=True, beta=0.0)).class_row for t in (tokens, other)]
+    assert torch.equal(*with_beta)
+    replaced = [vision_rows(clip, trunk, Tokens(t, insert=True)).class_row for t in (tokens, other)]
+    assert not torch.allclose(*replaced)
+
+
+def test_token_order_matters_only_under_composition_of_text(clip, prompts, images):
+    """Replaced tokens are keys and values only, so a joint permutation of them changes no text feature."""
+    tokens = random_tokens([2, 3, 4], (3, 32))
+    permuted = {layer: rows[[2, 0, 1]] for layer, rows in tokens.items()}
+    trunk = text_trunk(clip, prompts, 2)
+
+    def features(rows, beta):
+        return text_features(clip, trunk, Tokens(rows, insert=True, beta=beta))
+
+    assert torch.allclose(features(tokens, 1.0), features(permuted, 1.0), rtol=0, atol=1e-12)
+    assert not torch.allclose(features(tokens, 0.5), features(permuted, 0.5), rtol=0, atol=1e-6)
+
+
+def test_zero_tokens_are_not_no_tokens(clip, prompts):
+    """Keys and values come from LayerNorm's bias and the attention's bias, so zero rows still act."""
+    tokens = {layer: torch.zeros(2, 32, dtype=torch.float64) for layer in (3, 4)}
+    trunk = text_trunk(clip, prompts, 3)
+    assert not torch.allclose(text_features(clip, trunk, Tokens(tokens, insert=True)), text_features(clip, trunk))
