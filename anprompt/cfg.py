@@ -1,0 +1,102 @@
+"""Merging into a yacs config with errors that help, and comparing the configs of two runs."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from anprompt.nearest import suggest
+
+# Where a run's files are and how it is watched: none of it changes what the run computes.
+CIRCUMSTANCES = (
+    "DATALOADER.NUM_WORKERS", "DATASET.ROOT", "OUTPUT_DIR", "RESUME", "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE",
+)  # fmt: skip
+
+
+def merge_file(cfg: CfgNode, path: str) -> None:
+    """``cfg.merge_from_file`` for users.
+
+    Raises:
+        FileNotFoundError: names the YAML files of that folder that come close.
+        ValueError: not YAML, an unknown key (names close ones), or a value of another type.
+    """
+    file = Path(path)
+    if not file.is_file():
+        there = [other.name for other in file.parent.glob("*.yaml")]
+        raise FileNotFoundError(f"no config file {path}; in {file.parent}: {suggest(file.name, there)}")
+    try:
+        cfg.merge_from_file(path)
+    except KeyError as error:
+        raise ValueError(f"{path}: {unknown_key(_named_key(error), cfg)}") from error
+    except (ValueError, AttributeError, AssertionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """``cfg.merge_from_list`` for users: ``KEY VALUE`` pairs, as typed after all flags.
+
+    Raises:
+        ValueError: an odd number of words, an unknown key (names close ones), or a value of another type.
+    """
+    flags = [word for word in overrides if word.startswith("--")]
+    if flags:
+        raise ValueError(f"{flags[0]} comes after the first config override: put all flags before the KEY VALUE pairs")
+    if len(overrides) % 2:
+        raise ValueError(f"config overrides are pairs of KEY VALUE, got {len(overrides)} words: {' '.join(overrides)}")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if key not in dict(leaves(cfg)):
+            raise ValueError(unknown_key(key, cfg))
+        try:
+            cfg.merge_from_list([key, value])
+        except ValueError as error:
+            old = dict(leaves(cfg))[key]
+            raise ValueError(f"{key} takes a {type(old).__name__}, such as {old!r}, got {value!r}") from error
+
+
+def unknown_key(key: str, cfg: CfgNode) -> str:
+    """Message for a key that ``cfg`` does not have."""
+    method = key.split(".")[1] if key.startswith("TRAINER.") else ""
+    if method and method not in cfg.TRAINER:
+        return (
+            f"no trainer declares the config node TRAINER.{method}: {suggest(method, cfg.TRAINER)} "
+            "(a file in trainers/ declares its node in a function extend_cfg(cfg))"
+        )
+    return f"unknown config key {key}: {suggest(key, dict(leaves(cfg)))}"
+
+
+def _named_key(error: KeyError) -> str:
+    return str(error.args[0]).rsplit(": ", maxsplit=1)[-1]  # yacs: "Non-existent config key: A.B"
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``("OPTIM.LR", 0.002)`` and so on, for every value of a config tree."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def as_plain(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree as JSON keeps it (tuples become lists), as stored in ``config.json`` and ``results.json``."""
+    return json.loads(json.dumps(cfg))
+
+
+def differences(stored: Mapping[str, Any], cfg: CfgNode) -> list[str]:
+    """``KEY stored -> present`` of every value in which two configs differ.
+
+    Circumstances of the run and the nodes of other trainers are left out.
+    """
+    before, now = dict(leaves(stored)), dict(leaves(as_plain(cfg)))
+    own = ("TRAINER.NAME", f"TRAINER.{cfg.TRAINER.NAME.upper()}.")
+    keys = [
+        key
+        for key in sorted(before.keys() | now.keys())
+        if key not in CIRCUMSTANCES and (key.startswith(own) or not key.startswith("TRAINER."))
+    ]
+    absent = "(absent)"
+    pairs = ((key, before.get(key, absent), now.get(key, absent)) for key in keys)
+    return [f"{key} {old} -> {new}" for key, old, new in pairs if old != new]

@@ -1,0 +1,141 @@
+"""Checkpoints of learnables: atomic on disk, plain data inside, and enough state to resume bit for bit.
+
+A file has Dassl's keys (``state_dict, epoch, optimizer, scheduler, val_result``) followed by ours, so other tools of
+the family read it; all of it loads with ``torch.load(path)`` under ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+POINTER = "checkpoint"  # Dassl's name for the text file that names the newest checkpoint
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` and move it into place on success.
+
+    A process killed in between leaves the old file untouched; an error removes the temporary file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
+    """Write ``state`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        FileNotFoundError: no such file; the message lists the checkpoints that are there.
+        ValueError: the file is truncated or is no checkpoint of this library.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = sorted(file.name for file in path.parent.glob("model*")) if path.parent.is_dir() else []
+        raise FileNotFoundError(
+            f"no checkpoint at {path}; found there: {', '.join(found) or 'none'}. "
+            "Check --model-dir (the OUTPUT_DIR of the training run) and --load-epoch."
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen unrelated types here
+        raise ValueError(
+            f"cannot read the checkpoint {path} ({path.stat().st_size:,} bytes): it is truncated or not a checkpoint "
+            f"({type(error).__name__}). Delete it to start over, or load another epoch with --load-epoch."
+        ) from error
+    if not isinstance(state, dict) or "state_dict" not in state:
+        raise ValueError(
+            f"{path} is not a checkpoint: expected a dict with 'state_dict', found {type(state).__name__}."
+        )
+    return state
+
+
+def write_pointer(folder: str | Path, name: str) -> None:
+    """Make ``name`` the checkpoint that a resume starts from."""
+    with atomic_path(Path(folder) / POINTER) as temporary:
+        temporary.write_text(f"{name}\n", encoding="utf-8")
+
+
+def read_pointer(folder: str | Path) -> str | None:
+    """Name of the newest checkpoint in ``folder``, None where nothing was saved yet."""
+    path = Path(folder) / POINTER
+    return path.read_text(encoding="utf-8").strip() or None if path.is_file() else None
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Load every learnable, none missing, none left over, all of the same shape.
+
+    Raises:
+        ValueError: lists each difference.
+    """
+    expected = module.state_dict()
+    problems = [f"missing {name}" for name in expected if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in expected]
+    problems += [
+        f"{name}: shape {tuple(state[name].shape)} in the file, {tuple(tensor.shape)} here"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise ValueError(
+            f"{path} does not fit this model: {shown}. It was trained with another backbone or other token settings; "
+            "use the configuration of the training run."
+        )
+    module.load_state_dict(state)
+
+
+def rng_state() -> dict[str, Any]:
+    """State of all global random generators, as plain data."""
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002  (Dassl seeds the global one)
+    numpy_state["state"]["key"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
+    return {
+        "python": random.getstate(),
+        "numpy": numpy_state,
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Continue the global random generators where :func:`rng_state` saw them."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    numpy_state = {**state["numpy"], "state": dict(state["numpy"]["state"])}
+    numpy_state["state"]["key"] = numpy_state["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,497 @@
+"""The trainer on real files: Shapes and the bundled tiny CLIP, a few classes and shots, seconds per run."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from anprompt import checkpoint
+from anprompt.trainer import LEARNER
+from dassl.config import get_cfg_default
+from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
+from datasets import shapes  # noqa: F401  registers Shapes
+from trainers.anprompt import PER_DATASET, Settings, add_anprompt_cfg
+from trainers.zsclip import ZeroshotCLIP
+
+QUICK = ["DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "3", "TRAIN.PRINT_FREQ", "1"]
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def make_cfg(data_root, tmp_path):
+    def make(*options, output="run", classes="base", seed=1, trainer="ANPrompt"):
+        cfg = get_cfg_default()
+        add_anprompt_cfg(cfg)
+        cfg.merge_from_file("configs/datasets/shapes.yaml")
+        cfg.merge_from_file("configs/trainers/ANPrompt/tiny.yaml")
+        cfg.DATASET.ROOT, cfg.OUTPUT_DIR, cfg.SEED = str(data_root), str(tmp_path / output), seed
+        cfg.DATASET.SUBSAMPLE_CLASSES, cfg.TRAINER.NAME = classes, trainer
+        cfg.merge_from_list([*QUICK, *options])
+        cfg.freeze()
+        return cfg
+
+    return make
+
+
+def start(cfg):
+    set_random_seed(cfg.SEED)
+    return build_trainer(cfg)
+
+
+def finish(cfg):
+    trainer = start(cfg)
+    trainer.train()
+    return trainer
+
+
+def weights(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.model.learner.state_dict().items()}
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def fewer_test_images(trainer, batches=1):
+    """Keep tests fast: evaluation on the first batches only."""
+    trainer.test_loader = [batch for batch, _ in zip(trainer.test_loader, range(batches), strict=False)]
+    return trainer
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may catch it."""
+
+
+# ------------------------------------------------------------------ what training leaves
+
+
+def test_only_learnables_change_and_only_they_are_saved(make_cfg):
+    cfg = make_cfg()
+    trainer = start(cfg)
+    clip_before = {name: tensor.clone() for name, tensor in trainer.model.clip.state_dict().items()}
+    before = weights(trainer)
+    trainer.train()
+    assert_equal(clip_before, dict(trainer.model.clip.state_dict()))
+    after = weights(trainer)
+    assert all(not torch.equal(before[name], after[name]) for name, _ in trainer.model.learner.named_parameters())
+    saved = torch.load(f"{cfg.OUTPUT_DIR}/{LEARNER}/model.pth.tar-3", weights_only=True)
+    assert list(saved)[:5] == ["state_dict", "epoch", "optimizer", "scheduler", "val_result"]
+    assert_equal(saved["state_dict"], after)
+
+
+def test_files_of_a_finished_run_are_those_of_dassl_and_the_results(make_cfg, tmp_path):
+    finish(make_cfg())
+    files = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    files = {name for name in files if not name.startswith("tensorboard/")}
+    assert files == {"results.json", f"{LEARNER}/checkpoint", f"{LEARNER}/model.pth.tar-3"}
+    assert (tmp_path / "run" / LEARNER / "checkpoint").read_text() == "model.pth.tar-3\n"
+
+
+def test_checkpoint_frequency_keeps_the_files_that_dassl_keeps(make_cfg, tmp_path):
+    finish(make_cfg("TRAIN.CHECKPOINT_FREQ", "2"))
+    names = {path.name for path in (tmp_path / "run" / LEARNER).glob("model*")}
+    assert names == {"model.pth.tar-2", "model.pth.tar-3"}
+
+
+def test_results_file_has_unrounded_numbers_of_every_head(make_cfg, tmp_path):
+    trainer = finish(make_cfg())
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert set(results["heads"]) == {"class", "prototype", "fused"}
+    assert results["headline"] == "fused"
+    assert results["total"] == len(trainer.dm.dataset.test)
+    for head in results["heads"].values():
+        assert head["accuracy"] == 100 * head["correct"] / results["total"]
+    assert results["accuracy"] == results["heads"]["fused"]["accuracy"]
+    assert results["config"]["TRAINER"]["ANPROMPT"]["N_TOKENS"] == 5
+    assert (results["dataset"], results["classes"], results["seed"]) == ("Shapes", "base", 1)
+
+
+def test_printed_accuracy_of_the_result_block_is_the_headline(make_cfg, tmp_path, capsys):
+    finish(make_cfg())
+    printed = capsys.readouterr().out
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    end = printed.index("Finish training")
+    assert f"* accuracy: {results['accuracy']:.1f}%" in printed[end:]
+    assert printed[end:].count("* accuracy:") == 1
+
+
+# ------------------------------------------------------------------ resume
+
+
+@pytest.mark.parametrize("moment", ["mid-epoch", "before saving", "while saving", "before the pointer", "after saving"])
+def test_an_interrupted_run_ends_with_the_same_weights(make_cfg, monkeypatch, moment):
+    whole = finish(make_cfg(output="whole"))
+    cfg = make_cfg(output="killed")
+    trainer = start(cfg)
+
+    def dies_in_second_epoch(original, before=True):
+        def wrapped(*args, **kwargs):
+            if not before:
+                original(*args, **kwargs)
+            if trainer.epoch == 1:
+                raise Killed
+            return original(*args, **kwargs) if before else None
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        if moment == "mid-epoch":
+            original = trainer.forward_backward
+            patch.setattr(
+                trainer,
+                "forward_backward",
+                lambda batch: dies_in_second_epoch(original)(batch) if trainer.batch_idx == 1 else original(batch),
+            )
+        elif moment == "before saving":
+            patch.setattr(trainer, "save_model", dies_in_second_epoch(trainer.save_model))
+        elif moment == "while saving":
+            patch.setattr(torch, "save", dies_in_second_epoch(torch.save, before=False))
+        elif moment == "before the pointer":
+            patch.setattr(checkpoint, "write_pointer", dies_in_second_epoch(checkpoint.write_pointer))
+        else:
+            patch.setattr(trainer, "save_model", dies_in_second_epoch(trainer.save_model, before=False))
+        with pytest.raises(Killed):
+            trainer.train()
+    resumed = finish(cfg)
+    assert resumed.start_epoch == (2 if moment == "after saving" else 1)
+    assert_equal(weights(whole), weights(resumed))
+    assert resumed.get_current_lr() == whole.get_current_lr()
+
+
+def test_resume_with_fresh_noise_every_epoch_is_exact(make_cfg, monkeypatch):
+    options = ("TRAINER.ANPROMPT.NOISE.RESAMPLE", "True")
+    whole = finish(make_cfg(*options, output="whole"))
+    cfg = make_cfg(*options, output="killed")
+    trainer = start(cfg)
+    monkeypatch.setattr(trainer, "before_epoch", lambda: _die_at(trainer, 2) or type(trainer).before_epoch(trainer))
+    with pytest.raises(Killed):
+        trainer.train()
+    assert_equal(weights(whole), weights(finish(cfg)))
+
+
+def _die_at(trainer, epoch):
+    if trainer.epoch == epoch:
+        raise Killed
+
+
+def test_resume_with_best_val_remembers_the_best(make_cfg, monkeypatch):
+    options = ("TEST.FINAL_MODEL", "best_val")
+    whole = finish(make_cfg(*options, output="whole"))
+    cfg = make_cfg(*options, output="killed")
+    trainer = start(cfg)
+    monkeypatch.setattr(trainer, "before_epoch", lambda: _die_at(trainer, 2))
+    with pytest.raises(Killed):
+        trainer.train()
+    resumed = start(cfg)
+    resumed.before_train()
+    assert resumed.best_result == trainer.best_result
+    resumed.close_writer()
+    assert_equal(weights(whole), weights(finish(cfg)))
+
+
+def test_running_again_only_tests(make_cfg):
+    cfg = make_cfg()
+    first = finish(cfg)
+    again = finish(cfg)
+    assert again.start_epoch == again.max_epoch
+    assert_equal(weights(first), weights(again))
+
+
+def test_same_seed_same_weights_other_seed_other_weights(make_cfg):
+    runs = [weights(finish(make_cfg(output=name, seed=seed))) for name, seed in [("a", 0), ("b", 0), ("c", 2)]]
+    assert_equal(runs[0], runs[1])
+    assert not torch.equal(runs[0]["tokens"], runs[2]["tokens"])
+
+
+# ------------------------------------------------------------------ bad moments and bad files
+
+
+def test_a_loss_that_is_not_finite_names_the_term_and_keeps_the_last_checkpoint(make_cfg, monkeypatch):
+    cfg = make_cfg()
+    trainer = start(cfg)
+    monkeypatch.setattr(
+        "trainers.anprompt.weak_alignment_loss",
+        lambda *logits: logits[0].sum() * (float("nan") if trainer.epoch == 1 else 0.0),
+    )
+    with pytest.raises(FloatingPointError, match=r"epoch 2, batch 1: wa = nan.*kept: model.pth.tar-1"):
+        trainer.train()
+    state = checkpoint.load_checkpoint(f"{cfg.OUTPUT_DIR}/{LEARNER}/model.pth.tar-1")
+    assert all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values())
+
+
+def test_an_error_while_saving_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
+    path = tmp_path / "model.pth.tar-1"
+    checkpoint.save_checkpoint({"state_dict": {"x": torch.ones(2)}}, path)
+
+    def half(state, file):
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save_checkpoint({"state_dict": {"x": torch.zeros(2)}}, path)
+    assert checkpoint.load_checkpoint(path)["state_dict"]["x"].tolist() == [1, 1]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_truncated_checkpoint_is_one_clear_error(make_cfg, tmp_path):
+    cfg = make_cfg()
+    finish(cfg)
+    path = tmp_path / "run" / LEARNER / "model.pth.tar-3"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"model.pth.tar-3 \(2,000 bytes\): it is truncated"):
+        start(make_cfg(output="other")).load_model(cfg.OUTPUT_DIR, epoch=3)
+
+
+def test_a_missing_checkpoint_lists_what_is_there(make_cfg):
+    cfg = make_cfg()
+    finish(cfg)
+    with pytest.raises(FileNotFoundError, match=r"model.pth.tar-7; found there: model.pth.tar-3"):
+        start(make_cfg(output="other")).load_model(cfg.OUTPUT_DIR, epoch=7)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("N_TOKENS", "4", r"N_TOKENS 5 there, 4 here"),
+        ("LAYERS", "[5, 6]", r"LAYERS \[3, 4, 5, 6\] there, \[5, 6\] here"),
+        ("NOISE_PROMPT.SOURCE", "off", r"SOURCE 'cluster' there, 'off' here"),
+        ("NOISE_PROMPT.COEF", "0.5", r"COEF 0.2 there, 0.5 here"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(make_cfg, option, value, message):
+    cfg = make_cfg("OPTIM.MAX_EPOCH", "1")
+    finish(cfg)
+    other = start(make_cfg(f"TRAINER.ANPROMPT.{option}", value, output="other"))
+    with pytest.raises(ValueError, match=message):
+        other.load_model(cfg.OUTPUT_DIR, epoch=1)
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(make_cfg):
+    cfg = make_cfg("OPTIM.MAX_EPOCH", "1")
+    trainer = finish(cfg)
+    path = f"{cfg.OUTPUT_DIR}/{LEARNER}/model.pth.tar-1"
+    state = checkpoint.load_checkpoint(path)
+    checkpoint.save_checkpoint({**state, "settings": {**state["settings"], "MODEL.BACKBONE.NAME": "ViT-B/16"}}, path)
+    with pytest.raises(ValueError, match=r"MODEL.BACKBONE.NAME 'ViT-B/16' there, 'tiny' here"):
+        trainer.load_model(cfg.OUTPUT_DIR, epoch=1)
+
+
+def test_loading_is_strict(make_cfg):
+    cfg = make_cfg("OPTIM.MAX_EPOCH", "1")
+    trainer = finish(cfg)
+    path = f"{cfg.OUTPUT_DIR}/{LEARNER}/model.pth.tar-1"
+    state = checkpoint.load_checkpoint(path)
+    tensors = {**state["state_dict"], "tokens": torch.zeros(2, 2), "extra": torch.zeros(1)}
+    del tensors["noise_prompts"]
+    checkpoint.save_checkpoint({**state, "state_dict": tensors}, path)
+    with pytest.raises(
+        ValueError, match=r"missing noise_prompts; unexpected extra; tokens: shape \(2, 2\) in the file"
+    ):
+        trainer.load_model(cfg.OUTPUT_DIR, epoch=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("PREC", "fp16", "PREC: expected one of fp32, amp, bf16, got 'fp16'"),
+        ("N_TOKENS", "0", "N_TOKENS: expected at least 1, got 0"),
+        ("LAYERS", "[3, 5, 6]", r"LAYERS: expected contiguous layers.*got \[3, 5, 6\]"),
+        ("LAYERS", "[]", "LAYERS: expected contiguous layers"),
+        ("LAYERS", "[0, 1]", "LAYERS: expected contiguous layers"),
+        ("LAYERS", "[11, 12]", r"last of the 6 text layers of tiny, such as \[3, 4, 5, 6\], got \[11, 12\]"),
+        ("LAYERS", "[3, 4]", "last of the 6 text layers of tiny"),
+        ("BETA", "1.5", r"BETA: expected a number in 0..1, got 1.5"),
+        ("BETA", "high", r"BETA: expected a number in 0..1, got 'high'"),
+        ("LOSS.SIM_W", "-1.0", r"SIM_W: expected a number in 0..inf, got -1.0"),
+        ("NOISE.STRENGTH", "2.0", r"STRENGTH: expected a number in 0..1, got 2.0"),
+        ("NOISE_PROMPT.SOURCE", "kmeans", "SOURCE: expected one of cluster, learnable, off, got 'kmeans'"),
+        ("HEAD.SEEN", "rep", "HEAD.SEEN: expected one of class, prototype, fused, got 'rep'"),
+    ],
+)
+def test_config_mistakes_are_refused(make_cfg, option, value, message):
+    with pytest.raises(ValueError, match=message):
+        start(make_cfg(f"TRAINER.ANPROMPT.{option}", value))
+
+
+def test_a_wrong_image_size_is_refused(make_cfg):
+    with pytest.raises(ValueError, match=r"INPUT.SIZE: tiny takes \(64, 64\) images, got \(224, 224\)"):
+        start(make_cfg("INPUT.SIZE", "(224, 224)"))
+
+
+def test_more_noise_prompts_than_sentences_is_refused(make_cfg):
+    with pytest.raises(ValueError, match="cannot form 2000 noise prompts"):
+        start(make_cfg("TRAINER.ANPROMPT.N_TOKENS", "2000")).train()
+
+
+# ------------------------------------------------------------------ noise
+
+
+def test_noise_prompts_are_kept_on_new_classes(make_cfg):
+    cfg = make_cfg()
+    trained = finish(cfg).model.learner.noise_prompts
+    new = start(make_cfg(classes="new", output="new"))
+    assert not torch.equal(new.model.learner.noise_prompts, trained)
+    new.load_model(cfg.OUTPUT_DIR, epoch=3)
+    assert torch.equal(new.model.learner.noise_prompts, trained)
+
+
+def test_training_leaves_noise_prompts_and_weak_noise_features_alone(make_cfg):
+    trainer = start(make_cfg())
+    trainer.before_train()
+    prompts, features = trainer.model.learner.noise_prompts.clone(), trainer.model.classes.weak_noise.clone()
+    trainer.epoch = 0
+    trainer.run_epoch()
+    trainer.close_writer()
+    assert prompts.abs().sum() > 0
+    assert torch.equal(prompts, trainer.model.learner.noise_prompts)
+    assert torch.equal(features, trainer.model.classes.weak_noise)
+
+
+def test_building_noise_draws_from_no_global_generator(make_cfg):
+    trainer = start(make_cfg())
+    before = random.getstate(), torch.get_rng_state()
+    trainer.build_noise(redraw=True)
+    assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_fresh_noise_changes_every_epoch_only_where_asked(make_cfg):
+    def indices(*options, output):
+        trainer, seen = start(make_cfg(*options, output=output)), []
+        original = trainer.run_epoch
+        trainer.run_epoch = lambda: (seen.append(trainer.noise_index), original())
+        trainer.train()
+        return seen
+
+    assert len(set(indices(output="once"))) == 1
+    assert len(set(indices("TRAINER.ANPROMPT.NOISE.RESAMPLE", "True", output="fresh"))) == 3
+
+
+def test_the_log_names_the_source_of_the_noise(make_cfg, tmp_path, capsys):
+    trainer = start(make_cfg())
+    trainer.build_noise(redraw=True)
+    assert "Weak noise: built-in paraphrases" in capsys.readouterr().out
+    names = trainer.dm.dataset.classnames
+    (tmp_path / "hpt").mkdir()
+    (tmp_path / "hpt" / "Shapes.json").write_text(
+        json.dumps({name: [f"{name} {i}" for i in range(5)] for name in names})
+    )
+    trainer = start(make_cfg("TRAINER.ANPROMPT.NOISE.HPT_DIR", str(tmp_path / "hpt"), output="hpt"))
+    trainer.build_noise(redraw=True)
+    assert "Weak noise: HPT descriptions (5 per class)" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------ evaluation
+
+
+def test_headline_follows_whether_the_classes_were_trained_on(make_cfg):
+    cfg = make_cfg("OPTIM.MAX_EPOCH", "1")
+    assert finish(cfg).headline() == "fused"
+    for classes, expected in [("base", "fused"), ("new", "class"), ("all", "class")]:
+        trainer = start(make_cfg("OPTIM.MAX_EPOCH", "1", classes=classes, output=classes))
+        trainer.load_model(cfg.OUTPUT_DIR, epoch=1)
+        assert trainer.headline() == expected
+
+
+def test_text_features_are_never_stale(make_cfg):
+    """Evaluate, train, evaluate: the second evaluation sees the trained tokens."""
+    trainer = fewer_test_images(start(make_cfg()))
+    trainer.before_train()
+    images = trainer.test_loader[0]["img"]
+    trainer.test(split="test")
+    with torch.no_grad(), trainer.evaluation():
+        first = trainer.head_logits(images)["class"]
+    trainer.epoch = 0
+    trainer.run_epoch()
+    trainer.test(split="test")
+    with torch.no_grad(), trainer.evaluation():
+        cached = trainer.head_logits(images)["class"]
+    with torch.no_grad():
+        fresh = trainer.head_logits(images)["class"]
+    trainer.close_writer()
+    assert not torch.allclose(first, cached)
+    assert torch.equal(cached, fresh)
+
+
+def test_heads(make_cfg):
+    trainer = fewer_test_images(start(make_cfg()))
+    images = trainer.test_loader[0]["img"][:4]
+    with torch.no_grad():
+        heads = trainer.head_logits(images)
+        assert torch.equal(trainer.model_inference(images), heads["fused"])
+    assert torch.allclose(heads["fused"], 0.7 * heads["class"] + 0.3 * heads["prototype"])
+
+
+def test_zero_shot_trainer_gives_clips_own_logits(make_cfg):
+    trainer = start(make_cfg(trainer="ZeroshotCLIP"))
+    assert isinstance(trainer, ZeroshotCLIP)
+    images = next(iter(trainer.test_loader))["img"][:8]
+    prompts = [f"a photo of a {name}." for name in trainer.dm.dataset.classnames]
+    with torch.no_grad():
+        image, text, scale = trainer.model.clip(images, trainer.backbone.tokenize(prompts))
+        assert torch.allclose(trainer.model_inference(images), scale * image @ text.T, atol=1e-4)
+
+
+# ------------------------------------------------------------------ settings and precision
+
+
+def test_per_dataset_values_hold_until_the_config_names_one(make_cfg):
+    cfg = make_cfg("DATASET.NAME", "Food101")
+    assert (Settings.from_cfg(cfg).beta, Settings.from_cfg(cfg).sim_w) == (0.1, 5.0)
+    cfg = make_cfg("DATASET.NAME", "Food101", "TRAINER.ANPROMPT.BETA", "0.3", "TRAINER.ANPROMPT.LOSS.SIM_W", "2.0")
+    assert (Settings.from_cfg(cfg).beta, Settings.from_cfg(cfg).sim_w) == (0.3, 2.0)
+
+
+def test_active_per_dataset_values_are_printed(make_cfg, capsys, monkeypatch):
+    monkeypatch.setitem(PER_DATASET, "Shapes", {"BETA": 0.4, "SIM_W": 3.0})
+    start(make_cfg("TRAINER.ANPROMPT.BETA", "0.7"))
+    assert "Per-dataset values for Shapes: LOSS.SIM_W 3.0\n" in capsys.readouterr().out
+
+
+def test_another_dataset_keeps_the_beta_of_training(make_cfg, monkeypatch):
+    cfg = make_cfg("OPTIM.MAX_EPOCH", "1", "TRAINER.ANPROMPT.BETA", "0.35")
+    finish(cfg)
+    trainer = start(make_cfg(classes="new", output="new"))
+    trainer.load_model(cfg.OUTPUT_DIR, epoch=1)
+    assert trainer.model.beta == 0.35
+    trainer = start(make_cfg("TRAINER.ANPROMPT.BETA", "0.5", classes="new", output="other"))
+    trainer.load_model(cfg.OUTPUT_DIR, epoch=1)
+    assert trainer.model.beta == 0.5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "amp", "bf16"])
+@pytest.mark.parametrize("reading", ["cluster", "learnable"])
+def test_one_epoch_in_every_precision(make_cfg, precision, reading):
+    trainer = start(
+        make_cfg(
+            "TRAINER.ANPROMPT.PREC", precision, "TRAINER.ANPROMPT.NOISE_PROMPT.SOURCE", reading, "OPTIM.MAX_EPOCH", "1"
+        )
+    )
+    before = weights(trainer)
+    fewer_test_images(trainer).train()
+    after = weights(trainer)
+    assert all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for tensor in after.values())
+    assert not torch.equal(before["tokens"], after["tokens"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_runs_on_a_gpu(make_cfg):
+    assert finish(make_cfg("TRAINER.ANPROMPT.PREC", "bf16")).device.type == "cuda"
+
+
+def test_global_generators_continue_where_they_were():
+    np.random.seed(3), random.seed(3), torch.manual_seed(3)  # noqa: NPY002
+    np.random.standard_normal(3), random.gauss(0, 1)  # noqa: NPY002  both leave a spare number behind
+    state = checkpoint.rng_state()
+    expected = np.random.standard_normal(3).tolist(), random.gauss(0, 1), torch.rand(3).tolist()  # noqa: NPY002
+    checkpoint.set_rng_state(state)
+    assert (np.random.standard_normal(3).tolist(), random.gauss(0, 1), torch.rand(3).tolist()) == expected  # noqa: NPY002
