@@ -1,4 +1,4 @@
-"""Merging into a yacs config with errors that help, and comparing the configs of two runs."""
+"""The keys that all trainers here share, merging with errors that help, and comparing the configs of two runs."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +16,14 @@ CIRCUMSTANCES = (
 )  # fmt: skip
 
 
+def add_shared_cfg(cfg: CfgNode) -> None:
+    """Add the keys that all trainers here read, where the caller's ``train.py`` has not added them."""
+    if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
+        cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    if "PATH" not in cfg.MODEL.BACKBONE:
+        cfg.MODEL.BACKBONE.PATH = ""  # weights file; empty: the usual places for MODEL.BACKBONE.NAME
+
+
 def merge_file(cfg: CfgNode, path: str) -> None:
     """``cfg.merge_from_file`` for users.
 
@@ -25,8 +33,8 @@ def merge_file(cfg: CfgNode, path: str) -> None:
     """
     file = Path(path)
     if not file.is_file():
-        there = [other.name for other in file.parent.glob("*.yaml")]
-        raise FileNotFoundError(f"no config file {path}; in {file.parent}: {suggest(file.name, there)}")
+        there = [other.stem for other in file.parent.glob("*.yaml")]
+        raise FileNotFoundError(f"no config file {path}; in {file.parent}: {suggest(file.stem, there)}")
     try:
         cfg.merge_from_file(path)
     except KeyError as error:

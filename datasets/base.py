@@ -1,0 +1,296 @@
+"""What all datasets share: CoOp's folders, split files, few-shot subsets and base/new halves.
+
+A dataset file names its folders and, where it has no ``split_zhou_*.json``, overrides :meth:`SplitDataset.read`.
+"""
+
+import json
+import logging
+import math
+import os
+import pickle
+import random
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from yacs.config import CfgNode
+
+from anprompt.checkpoint import atomic_path
+from anprompt.nearest import require_known
+from dassl.data.datasets import DatasetBase, Datum
+
+logger = logging.getLogger(__name__)
+
+Parts = dict[str, list[Datum]]  # "train", "val" and "test"
+Record = tuple[str, int, str]  # path, label, class name
+
+SUBSETS = ("all", "base", "new")
+MAX_VAL_SHOTS = 4
+HOW_TO_GET = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md tells where the files come from"
+
+
+class SplitDataset(DatasetBase):
+    """A dataset in CoOp's layout, below ``cfg.DATASET.ROOT``.
+
+    Attributes:
+        folder: the dataset's folder under the root.
+        image_folder: where its images are, relative to ``folder``.
+        split_file: its ``split_zhou_*.json``, relative to ``folder``.
+        sampled: the parts that ``DATASET.NUM_SHOTS`` reduces.
+
+    Raises:
+        FileNotFoundError: a folder, the split file or images are missing.
+        ValueError: a file is there but cannot be used.
+    """
+
+    folder = ""
+    image_folder = ""
+    split_file = ""
+    sampled: tuple[str, ...] = ("train", "val")
+
+    def __init__(self, cfg: CfgNode):
+        require_known("DATASET.SUBSAMPLE_CLASSES", cfg.DATASET.SUBSAMPLE_CLASSES, SUBSETS)
+        if not cfg.DATASET.ROOT:
+            raise ValueError("DATASET.ROOT is empty: give the folder that holds the datasets with --root")
+        root = os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+        self.dataset_dir = os.path.join(root, self.folder)
+        self.image_dir = os.path.join(self.dataset_dir, self.image_folder) if self.image_folder else self.dataset_dir
+        self.split_path = os.path.join(self.dataset_dir, self.split_file)
+        self.prepare()
+        self.check_folders(root)
+
+        parts = self.read()
+        check_labels(parts, self.dataset_dir)
+        if cfg.DATASET.NUM_SHOTS >= 1 and self.sampled:
+            parts.update(self.few_shot(parts, cfg.DATASET.NUM_SHOTS, cfg.SEED))
+        train, val, test = self.subsample_classes(*parts.values(), subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
+        check_images([*train, *val, *test], self.image_dir)
+        super().__init__(train_x=train, val=val, test=test)
+
+    def prepare(self) -> None:
+        """Hook for datasets that make their own files; the paths above are set, nothing has been read yet."""
+
+    def check_folders(self, root: str) -> None:
+        name = type(self).__name__
+        for place in (root, self.dataset_dir, self.image_dir):
+            if not os.path.isdir(place):
+                raise FileNotFoundError(
+                    f"{name} expects its images in {self.image_dir}, but there is no folder {place}. "
+                    f"Point --root at the folder that holds {self.folder}/; {HOW_TO_GET}."
+                )
+
+    def read(self) -> Parts:
+        """All images of the dataset, in the order that the few-shot draw depends on."""
+        train, val, test = self.read_split(self.split_path, self.image_dir)
+        return {"train": train, "val": val, "test": test}
+
+    @staticmethod
+    def read_split(path: str, image_dir: str) -> tuple[list[Datum], list[Datum], list[Datum]]:
+        """Train, val and test of a CoOp split file, whose paths are relative to ``image_dir``."""
+        # Without the file CoOp would make its own split by shuffling: other images than in anybody's published numbers.
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"the split file {path} is missing: place it there; {HOW_TO_GET}.")
+        try:
+            split = json.loads(Path(path).read_text(encoding="utf-8"))
+            parts = [
+                [make_datum(os.path.join(image_dir, name), int(label), text) for name, label, text in split[part]]
+                for part in ("train", "val", "test")
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged or no split file ({type(error).__name__}: {error}); expected "
+                '{"train": [[path, label, class name], ...], "val": ..., "test": ...}. '
+                f"Fetch it again; {HOW_TO_GET}."
+            ) from error
+        return parts[0], parts[1], parts[2]
+
+    # ------------------------------------------------------------------ few-shot subsets
+
+    def few_shot(self, parts: Parts, shots: int, seed: int) -> Parts:
+        """The sampled parts, reduced to ``shots`` images per class: the cached subset, or a new one.
+
+        Python's random generator is left as it was: whether the subset was drawn or cached changes nothing later.
+        """
+        cache = Path(self.dataset_dir, "split_fewshot", f"shot_{shots}-seed_{seed}.pkl")
+        cached = read_cache(cache)
+        if cached is not None:
+            logger.info("few-shot subset from %s", cache)
+            return {part: self.find_cached(cached, part, parts[part], cache) for part in self.sampled}
+        state = random.getstate()
+        drawn = {part: self.draw(part, parts[part], shots) for part in self.sampled}
+        random.setstate(state)
+        self.write_cache(drawn, cache)
+        return drawn
+
+    def draw(self, part: str, items: list[Datum], shots: int) -> list[Datum]:
+        return self.generate_fewshot_dataset(items, num_shots=min(shots, MAX_VAL_SHOTS) if part == "val" else shots)
+
+    def find_cached(self, cached: dict[str, list[Record]], part: str, items: list[Datum], cache: Path) -> list[Datum]:
+        """The items of the split that the cache names, wherever the data lay when it was written."""
+        by_path = {self.relative(item): item for item in items}
+        found = []
+        for path, label, _ in cached.get(part, []):
+            item = by_suffix(path, by_path)
+            if item is None or item.label != label:
+                raise ValueError(
+                    f"{cache} holds {path} with label {label}, which is not in the {part} part of the split: "
+                    "it belongs to other data. Delete it to have the subset drawn again."
+                )
+            found.append(item)
+        if not found and items:
+            raise ValueError(f"{cache} holds no {part} images. Delete it to have the subset drawn again.")
+        return found
+
+    def write_cache(self, drawn: Parts, cache: Path) -> None:
+        """Keep the subset as CoOp does (a pickle of its items), and as JSON with relative paths beside it."""
+        portable = {
+            part: [[self.relative(item), item.label, item.classname] for item in items] for part, items in drawn.items()
+        }
+        try:
+            with atomic_path(cache.with_suffix(".json")) as temporary:
+                temporary.write_text(json.dumps(portable, indent=1), encoding="utf-8")
+            write_pickle(drawn, cache)
+        except OSError as error:  # a shared, read-only data folder: the same subset is drawn next time
+            logger.warning("the few-shot subset is not kept: %s", error)
+
+    def relative(self, item: Datum) -> str:
+        """Path of an image relative to the image folder, with forward slashes."""
+        return item.impath[len(self.image_dir) + 1 :].replace(os.sep, "/")
+
+    # ------------------------------------------------------------------ base and new classes
+
+    @staticmethod
+    def subsample_classes(*parts: list[Datum], subsample: str = "all") -> tuple[list[Datum], ...]:
+        """Keep the base classes (the first half of the labels in ``parts[0]``, rounded up) or the new ones.
+
+        Labels of what is kept count from zero again.
+        """
+        if subsample == "all":
+            return parts
+        labels = sorted({item.label for item in parts[0]})
+        middle = math.ceil(len(labels) / 2)
+        kept = labels[:middle] if subsample == "base" else labels[middle:]
+        relabel = {label: index for index, label in enumerate(kept)}
+        return tuple(
+            [make_datum(item.impath, relabel[item.label], item.classname) for item in items if item.label in relabel]
+            for items in parts
+        )
+
+
+# ---------------------------------------------------------------------------------------------- items
+
+
+def make_datum(impath: str, label: int, classname: str) -> Datum:
+    """A Datum without the file look-up that its constructor makes.
+
+    ImageNet has 1.3 million images, of which a run uses a few: :func:`check_images` looks for those.
+    """
+    if not (isinstance(impath, str) and isinstance(classname, str)):
+        raise TypeError(f"expected a path and a class name, found {impath!r} and {classname!r}")
+    item = Datum.__new__(Datum)
+    # The attribute names are those of Dassl's pickles, hence fixed.
+    item.__dict__.update(_impath=impath, _label=label, _domain=0, _classname=classname)
+    return item
+
+
+def check_labels(parts: Parts, source: str) -> None:
+    """Labels count from zero without a gap and have one name each; what is tested has training images.
+
+    Otherwise class names and classes would silently part company.
+    """
+    labels = {item.label for item in parts["train"]}
+    missing = sorted(set(range(max(labels, default=0) + 1)) - labels)
+    if missing:
+        raise ValueError(f"{source}: no training image has the label {missing[0]}; labels must be 0, 1, 2 and so on")
+    names: dict[int, str] = {}
+    for part, items in parts.items():
+        for item in items:
+            if item.label not in labels:
+                raise ValueError(f"{source}: {item.impath} ({part}) has the label {item.label} without training images")
+            if names.setdefault(item.label, item.classname) != item.classname:
+                raise ValueError(
+                    f"{source}: the label {item.label} has two names, {names[item.label]!r} and {item.classname!r} "
+                    f"(in {part}): a class folder is missing or the split mixes two versions"
+                )
+
+
+def check_images(items: Iterable[Datum], image_dir: str) -> None:
+    """Every image is on disk."""
+    paths = {item.impath for item in items}
+    missing = sorted(path for path in paths if not os.path.isfile(path))
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing):,} of {len(paths):,} images are missing under {image_dir}, such as {missing[0]}: "
+            f"the archive was not unpacked there, or only in part; {HOW_TO_GET}."
+        )
+
+
+def read_lines(path: str) -> list[str]:
+    """Non-empty lines of a list that belongs to a dataset."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"the list {path} is missing: place it there; {HOW_TO_GET}.")
+    return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+# ---------------------------------------------------------------------------------------------- caches
+
+
+def read_cache(path: Path) -> dict[str, list[Record]] | None:
+    """Records of a cached subset by part: from the pickle, else from the JSON beside it; None without either."""
+    twin = path.with_suffix(".json")
+    if path.is_file():
+        return read_pickle(path)
+    if not twin.is_file():
+        return None
+    try:
+        parts = json.loads(twin.read_text(encoding="utf-8"))
+        return {part: [(str(name), int(label), str(text)) for name, label, text in parts[part]] for part in parts}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"cannot read {twin} ({error}). Delete it to have the subset drawn again.") from error
+
+
+def read_pickle(path: Path) -> dict[str, list[Record]]:
+    """Records of one of CoOp's pickles of ``{part: [Datum, ...]}``, by part.
+
+    A pickle can carry code. Only Dassl's Datum may appear in it, and not even that is built.
+
+    Raises:
+        ValueError: truncated, another content, or not harmless.
+    """
+    try:
+        with path.open("rb") as file:
+            parts = _DatumUnpickler(file).load()
+        return {part: [_record(item) for item in items] for part, items in parts.items()}
+    except Exception as error:  # damaged pickles raise anything
+        raise ValueError(
+            f"cannot read {path} ({type(error).__name__}: {error}). Delete it to have it written again."
+        ) from error
+
+
+def _record(item: Any) -> Record:
+    state = vars(item)
+    return str(state["_impath"]), int(state["_label"]), str(state["_classname"])
+
+
+class _DatumUnpickler(pickle.Unpickler):
+    def __init__(self, file: Any):
+        super().__init__(file)
+        self.stand_in = type("Datum", (), {})  # a new one each time: a pickle can write to the classes it names
+
+    def find_class(self, module: str, name: str) -> type:
+        if (module, name) == ("dassl.data.datasets.base_dataset", "Datum"):
+            return self.stand_in
+        raise pickle.UnpicklingError(f"it names {module}.{name}, where only Dassl's Datum is expected")
+
+
+def write_pickle(parts: Parts, path: Path) -> None:
+    """Write items as CoOp does, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(pickle.dumps(parts, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def by_suffix(path: str, items: dict[str, Datum]) -> Datum | None:
+    """The item whose relative path ends ``path``; the longest match wins."""
+    pieces = PurePosixPath(path.replace("\\", "/")).parts
+    candidates = ("/".join(pieces[start:]) for start in range(len(pieces)))
+    return next((items[name] for name in candidates if name in items), None)

@@ -1,0 +1,27 @@
+"""FGVC-Aircraft: 100 aircraft variants. It comes with its own split, as text lists."""
+
+import os
+
+from dassl.data.datasets import DATASET_REGISTRY, Datum
+from datasets.base import Parts, SplitDataset, make_datum, read_lines
+
+
+@DATASET_REGISTRY.register()
+class FGVCAircraft(SplitDataset):
+    folder = "fgvc_aircraft"
+    image_folder = "images"
+
+    def read(self) -> Parts:
+        variants = read_lines(os.path.join(self.dataset_dir, "variants.txt"))
+        labels = {variant: label for label, variant in enumerate(variants)}
+        return {part: self.read_list(f"images_variant_{part}.txt", labels) for part in ("train", "val", "test")}
+
+    def read_list(self, name: str, labels: dict[str, int]) -> list[Datum]:
+        """Items of a list with lines of ``<image number> <variant, which may hold spaces>``."""
+        path, items = os.path.join(self.dataset_dir, name), []
+        for line in read_lines(path):
+            number, _, variant = line.partition(" ")
+            if variant not in labels:
+                raise ValueError(f"{path}: {variant!r} in the line {line!r} is not in variants.txt")
+            items.append(make_datum(os.path.join(self.image_dir, f"{number}.jpg"), labels[variant], variant))
+        return items

@@ -1,0 +1,11 @@
+"""Food-101: 101 dishes."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+from datasets.base import SplitDataset
+
+
+@DATASET_REGISTRY.register()
+class Food101(SplitDataset):
+    folder = "food-101"
+    image_folder = "images"
+    split_file = "split_zhou_Food101.json"

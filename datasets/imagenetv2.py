@@ -1,0 +1,22 @@
+"""ImageNetV2 (matched frequency): the classes' folders are called 0 to 999, in the order of ``classnames.txt``."""
+
+import os
+
+from dassl.data.datasets import DATASET_REGISTRY, Datum
+from datasets.base import make_datum
+from datasets.imagenet import ImageNetVariant, image_paths
+
+
+@DATASET_REGISTRY.register()
+class ImageNetV2(ImageNetVariant):
+    folder = "imagenetv2"
+    image_folder = "imagenetv2-matched-frequency-format-val"
+
+    def list_images(self, names: dict[str, str]) -> list[Datum]:
+        items = []
+        for label, name in enumerate(names.values()):
+            place = os.path.join(self.image_dir, str(label))
+            if not os.path.isdir(place):
+                raise FileNotFoundError(f"the folder {place} of class {name!r} is missing: unpack the archive again")
+            items += [make_datum(path, label, name) for path in image_paths(place)]
+        return items

@@ -1,0 +1,10 @@
+"""Stanford Cars: 196 car models. Its split file names images from the dataset folder on."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+from datasets.base import SplitDataset
+
+
+@DATASET_REGISTRY.register()
+class StanfordCars(SplitDataset):
+    folder = "stanford_cars"
+    split_file = "split_zhou_StanfordCars.json"

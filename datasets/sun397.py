@@ -1,0 +1,11 @@
+"""SUN397: 397 kinds of scenes."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+from datasets.base import SplitDataset
+
+
+@DATASET_REGISTRY.register()
+class SUN397(SplitDataset):
+    folder = "sun397"
+    image_folder = "SUN397"
+    split_file = "split_zhou_SUN397.json"

@@ -1,0 +1,85 @@
+# shellcheck shell=bash
+# What the scripts of all methods share. To be sourced, with TRAINER set to the trainer's name.
+#
+# Read from the environment:
+#   DATA    folder that holds the datasets (default for shapes: data/ in the repository)
+#   OUTPUT  root of all results (default: output/ in the repository)
+#   CFG     stem of the trainer's YAML file (default: vit_b16; for shapes: tiny)
+#   SHOTS   training images per class (default: 16; few_shot.sh takes several)
+#   PYTHON  interpreter (default: python)
+set -euo pipefail
+
+REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+OUTPUT="${OUTPUT:-$REPO/output}"
+PYTHON="${PYTHON:-$(command -v python || command -v python3 || echo python)}"
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+# need_seed SEED USAGE: catches a forgotten seed before a config key is taken for one.
+need_seed() {
+    [[ "$1" =~ ^[0-9]+$ ]] || fail "the seed must be a number, got '$1'. Usage: $2"
+}
+
+# trainer_cfg DATASET
+trainer_cfg() {
+    if [[ "$1" == shapes ]]; then echo "${CFG:-tiny}"; else echo "${CFG:-vit_b16}"; fi
+}
+
+# need_data DATASET: sets DATA. Where the dataset is unknown it stays empty and train.py names the nearest ones.
+need_data() {
+    [[ -n "${DATA:-}" ]] && return
+    DATA=""
+    if [[ "$1" == shapes ]]; then
+        DATA="$REPO/data"
+    elif [[ -f "$REPO/configs/datasets/$1.yaml" ]]; then
+        fail "DATA is not set: give the folder that holds the datasets, as in DATA=/path/to/datasets bash $0 $1"
+    fi
+}
+
+# run DATASET SEED OUTPUT_DIR ARGS...: one call of train.py. What has finished is skipped, what was interrupted resumes.
+run() {
+    local dataset="$1" seed="$2" directory="$3"
+    shift 3
+    need_data "$dataset"
+    "$PYTHON" "$REPO/train.py" \
+        --root "$DATA" \
+        --seed "$seed" \
+        --trainer "$TRAINER" \
+        --dataset-config-file "$REPO/configs/datasets/$dataset.yaml" \
+        --config-file "$REPO/configs/trainers/$TRAINER/$(trainer_cfg "$dataset").yaml" \
+        --output-dir "$directory" \
+        --skip-finished \
+        "$@"
+}
+
+# find_model TRAIN_DIR: sets MODEL to the flags that load the model of a finished training run: its best one where
+# TEST.FINAL_MODEL chose one, else the last epoch's.
+find_model() {
+    local directory="$1" pointer="" epoch
+    [[ -f "$directory/results.json" ]] || fail "no finished training run in $directory: run the training script first"
+    MODEL=(--eval-only --model-dir "$directory")
+    compgen -G "$directory/*/model-best.pth.tar" >/dev/null && return
+    pointer="$(compgen -G "$directory/*/checkpoint" | head -n 1)" || true
+    [[ -n "$pointer" ]] || fail "$directory has a result but no checkpoint: remove the folder and train again"
+    epoch="$(sed -n '1s/^model\.pth\.tar-//p' "$pointer")"
+    [[ "$epoch" =~ ^[0-9]+$ ]] || fail "$pointer does not name a checkpoint such as model.pth.tar-10"
+    MODEL+=(--load-epoch "$epoch")
+}
+
+# base2new_dir train_base|test_new DATASET SEED
+base2new_dir() {
+    echo "$OUTPUT/base2new/$1/$2/shots_${SHOTS:-16}/$TRAINER/$(trainer_cfg "$2")/seed$3"
+}
+
+# shots_dir DATASET SHOTS SEED: few-shot runs, and the source of cross-dataset runs
+shots_dir() {
+    echo "$OUTPUT/$1/$TRAINER/$(trainer_cfg "$1")_${2}shots/seed$3"
+}
+
+# report DIR [NEW_DIR]: unrounded results of one run, or of a base and a new run with their harmonic mean.
+report() {
+    "$PYTHON" "$REPO/parse_test_res.py" --exact "$@"
+}

@@ -1,0 +1,245 @@
+"""The CoOp family's command line: train and test one trainer on one dataset with one seed.
+
+    python train.py --root DATA --seed 1 --trainer ANPrompt \
+        --dataset-config-file configs/datasets/caltech101.yaml \
+        --config-file configs/trainers/ANPrompt/vit_b16.yaml \
+        --output-dir output/caltech101 DATASET.NUM_SHOTS 16
+
+Later wins: defaults, dataset file, trainer file, flags, trailing KEY VALUE pairs. A mistake of the user is answered
+with one line and exit status 2; set ANPROMPT_TRACEBACK=1 to see where it was found.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+import anprompt  # noqa: F401  makes `import dassl` work
+import datasets
+import trainers
+from anprompt.cfg import add_shared_cfg, as_plain, differences, merge_file, merge_overrides
+from anprompt.checkpoint import atomic_path
+from anprompt.nearest import require_known, suggest
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils import collect_env_info, set_random_seed, setup_logger
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
+RESULTS = "results.json"  # written by the trainer's last evaluation: the run is finished
+MESSAGES_OF = ("anprompt", "datasets", "trainers")  # packages whose log messages are shown
+CONFIG = "config.json"  # written when a run starts
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", help="folder that holds the datasets")
+    parser.add_argument("--output-dir", help="folder of the log, checkpoints and results (default: ./output)")
+    parser.add_argument("--resume", help="folder of the run to continue (default: the output folder)")
+    parser.add_argument("--seed", type=int, help="random seed; negative: unseeded (default)")
+    parser.add_argument("--source-domains", nargs="+", help="source domains of DA/DG datasets")
+    parser.add_argument("--target-domains", nargs="+", help="target domains of DA/DG datasets")
+    parser.add_argument("--transforms", nargs="+", help="training transforms")
+    parser.add_argument("--config-file", help="YAML file of the trainer")
+    parser.add_argument("--dataset-config-file", help="YAML file of the dataset")
+    parser.add_argument("--trainer", help="name of the trainer")
+    parser.add_argument("--backbone", help="name of the CLIP model")
+    parser.add_argument("--head", help="name of the head (Dassl's classifiers)")
+    parser.add_argument("--eval-only", action="store_true", help="only test the model in --model-dir")
+    parser.add_argument("--model-dir", default="", help="output folder of the run to test, with --eval-only")
+    parser.add_argument("--load-epoch", type=int, help="epoch of the checkpoint to test (default: the best model)")
+    parser.add_argument("--no-train", action="store_true", help="build everything, train nothing")
+    parser.add_argument(
+        "--skip-finished",
+        action="store_true",
+        help="print the stored result of a finished run with the same config; refuse to mix two configs in one folder",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, last")
+    return parser
+
+
+# ---------------------------------------------------------------------------------------------- config
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add the keys that are not Dassl's: the family's, the backbone's file and every trainer's own node."""
+    add_shared_cfg(cfg)
+    trainers.extend_cfg(cfg)
+
+
+def reset_cfg(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Copy the flags that were given."""
+    flags = (
+        (cfg.DATASET, "ROOT", args.root),
+        (cfg, "OUTPUT_DIR", args.output_dir),
+        (cfg, "RESUME", args.resume),
+        (cfg, "SEED", args.seed),
+        (cfg.DATASET, "SOURCE_DOMAINS", args.source_domains),
+        (cfg.DATASET, "TARGET_DOMAINS", args.target_domains),
+        (cfg.INPUT, "TRANSFORMS", args.transforms),
+        (cfg.TRAINER, "NAME", args.trainer),
+        (cfg.MODEL.BACKBONE, "NAME", args.backbone),
+        (cfg.MODEL.HEAD, "NAME", args.head),
+    )
+    for node, key, value in flags:
+        if value is not None:  # 0 is a seed
+            setattr(node, key, value)
+
+
+def setup_cfg(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of this run. Imports all trainers and datasets, and checks that the named ones exist."""
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    datasets.register_all()
+    for path in (args.dataset_config_file, args.config_file):
+        if path:
+            merge_file(cfg, path)
+    reset_cfg(cfg, args)
+    merge_overrides(cfg, args.opts)
+    require_named("trainer", cfg.TRAINER.NAME, "--trainer", TRAINER_REGISTRY.registered_names())
+    require_named("dataset", cfg.DATASET.NAME, "--dataset-config-file", DATASET_REGISTRY.registered_names())
+    cfg.freeze()
+    return cfg
+
+
+def require_named(kind: str, name: str, flag: str, known: Sequence[str]) -> None:
+    if not name:
+        raise ValueError(f"no {kind} was named: use {flag}; {suggest('', known)}")
+    require_known(kind, name, known)
+
+
+# ---------------------------------------------------------------------------------------------- earlier runs
+
+
+def stored_result(cfg: CfgNode, args: argparse.Namespace) -> str | None:
+    """Result line of a finished run with this config in the output folder; None where there is work to do.
+
+    Raises:
+        ValueError: the folder holds a run, finished or not, with another config.
+    """
+    results = read_json(Path(cfg.OUTPUT_DIR, RESULTS))
+    stored = results.get("config") or started_config(Path(cfg.OUTPUT_DIR))
+    changed = differences(stored, cfg) if stored else []
+    if changed:
+        state = "a finished" if results else "an unfinished"
+        raise ValueError(
+            f"{cfg.OUTPUT_DIR} holds {state} run with another config: {'; '.join(changed)} (stored -> now). "
+            "Give the same values again, choose another output folder, or remove this one."
+        )
+    if not results or tests_newer_model(cfg, args):
+        return None
+    return (
+        f"already finished: {results['trainer']} on {results['dataset']} ({results['classes']} classes, "
+        f"seed {results['seed']}, {results['split']}): {results['accuracy']:.2f} % "
+        f"({results['correct']:,} of {results['total']:,})"
+    )
+
+
+def started_config(folder: Path) -> dict[str, Any]:
+    """Config of an interrupted run that would be continued; ``{}`` where there is no checkpoint."""
+    return read_json(folder / CONFIG) if any(folder.glob("*/checkpoint")) else {}
+
+
+def tests_newer_model(cfg: CfgNode, args: argparse.Namespace) -> bool:
+    """Whether the model to test was trained after the stored result."""
+    if not (args.eval_only and args.model_dir):
+        return False
+    written = [file.stat().st_mtime for file in Path(args.model_dir).glob("*/model*.pth.tar*")]
+    return bool(written) and max(written) > Path(cfg.OUTPUT_DIR, RESULTS).stat().st_mtime
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON file, ``{}`` where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"cannot read {path} ({error}): remove it") from error
+
+
+def start_records(cfg: CfgNode, eval_only: bool) -> None:
+    """Begin ``log.txt`` and ``config.json``.
+
+    Parsers read only ``log.txt``, where the result is to appear: the log of an interrupted run or of an earlier
+    evaluation steps aside. Beside a finished training run, the new log gets the longer name, as always with Dassl.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    log = folder / "log.txt"
+    if log.is_file() and (eval_only or not (folder / RESULTS).is_file()):
+        last_line = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(log.stat().st_mtime))
+        log.replace(folder / f"log.txt-{last_line}")
+    setup_logger(cfg.OUTPUT_DIR)
+    with atomic_path(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(as_plain(cfg), indent=2) + "\n", encoding="utf-8")
+    show_messages()
+
+
+def show_messages() -> None:
+    """Send this project's log messages where the printed lines go: to the terminal and ``log.txt``."""
+    handler = logging.StreamHandler(sys.stdout)
+    for name in MESSAGES_OF:
+        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).handlers = [handler]
+
+
+# ---------------------------------------------------------------------------------------------- the run
+
+
+def print_args(args: argparse.Namespace, cfg: CfgNode) -> None:
+    for title, lines in (
+        ("** Arguments **", [f"{key}: {value}" for key, value in sorted(vars(args).items())]),
+        ("** Config **", [str(cfg)]),
+    ):
+        rule = "*" * len(title)
+        print(rule, title, rule, *lines, sep="\n")
+
+
+def run(args: argparse.Namespace) -> None:
+    cfg = setup_cfg(args)
+    if args.skip_finished:
+        result = stored_result(cfg, args)
+        if result is not None:
+            print(result)
+            return
+    if cfg.SEED >= 0:
+        print(f"Setting fixed seed: {cfg.SEED}")
+        set_random_seed(cfg.SEED)
+    start_records(cfg, args.eval_only)
+    if torch.cuda.is_available() and cfg.USE_CUDA:
+        torch.backends.cudnn.benchmark = True
+    print_args(args, cfg)
+    print("Collecting env info ...")
+    print(f"** System info **\n{collect_env_info()}\n")
+
+    trainer = build_trainer(cfg)
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.test()
+    elif not args.no_train:
+        trainer.train()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    args = build_parser().parse_args(argv)
+    try:
+        run(args)
+    except USER_ERRORS as error:
+        if os.environ.get("ANPROMPT_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
