@@ -24,9 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+CLIP = Any  # an open_clip.CLIP; not imported here, because that takes seconds
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,13 @@ def end_of_text(ids: Tensor) -> Tensor:
     return ids.argmax(dim=-1)
 
 
-def text_states(clip: nn.Module, embeddings: Tensor, eot: Tensor) -> TextStates:
+def text_states(clip: CLIP, embeddings: Tensor, eot: Tensor) -> TextStates:
     """Start from token embeddings ``[N, L, D]`` without positions, cut behind the longest end-of-text token."""
     length = int(eot.max()) + 1
     return TextStates(embeddings[:, :length] + clip.positional_embedding[:length], eot)
 
 
-def text_trunk(clip: nn.Module, ids: Tensor, layer: int = 1) -> TextStates:
+def text_trunk(clip: CLIP, ids: Tensor, layer: int = 1) -> TextStates:
     """Embed token ids ``[N, L]`` and run the layers below ``layer``, which no token reaches."""
     eot = end_of_text(ids)
     states = text_states(clip, clip.token_embedding(ids[:, : int(eot.max()) + 1]), eot)
@@ -111,7 +114,7 @@ def text_trunk(clip: nn.Module, ids: Tensor, layer: int = 1) -> TextStates:
     return replace(states, hidden=hidden, layer=layer)
 
 
-def text_features(clip: nn.Module, states: TextStates, tokens: Tokens | None = None) -> Tensor:
+def text_features(clip: CLIP, states: TextStates, tokens: Tokens | None = None) -> Tensor:
     """Run the remaining layers with ``tokens``; end-of-text features ``[N, E]``, not normalised.
 
     Inserted tokens stand behind the start token, before the words. They carry no position of their own, and the words
@@ -128,7 +131,7 @@ def text_features(clip: nn.Module, states: TextStates, tokens: Tokens | None = N
     return projection(last) if isinstance(projection, nn.Module) else last @ projection
 
 
-def vision_trunk(clip: nn.Module, images: Tensor, layer: int = 1, appended: Tensor | None = None) -> VisionStates:
+def vision_trunk(clip: CLIP, images: Tensor, layer: int = 1, appended: Tensor | None = None) -> VisionStates:
     """Embed images ``[B, 3, H, W]`` and run the layers below ``layer``.
 
     Args:
@@ -144,7 +147,7 @@ def vision_trunk(clip: nn.Module, images: Tensor, layer: int = 1, appended: Tens
     return VisionStates(hidden, layer)
 
 
-def vision_rows(clip: nn.Module, states: VisionStates, tokens: Tokens | None = None) -> VisionRows:
+def vision_rows(clip: CLIP, states: VisionStates, tokens: Tokens | None = None) -> VisionRows:
     """Run the remaining layers with ``tokens``; the class row and the token rows after the last LayerNorm."""
     visual = clip.visual
     blocks = visual.transformer.resblocks

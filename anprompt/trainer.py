@@ -33,14 +33,6 @@ BEST = "model-best.pth.tar"
 RESULTS = "results.json"
 
 
-def add_shared_cfg(cfg: CfgNode) -> None:
-    """Add the keys that all trainers here read, where the caller's ``train.py`` has not added them."""
-    if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
-        cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
-    if "PATH" not in cfg.MODEL.BACKBONE:
-        cfg.MODEL.BACKBONE.PATH = ""  # weights file; empty: the usual places for MODEL.BACKBONE.NAME
-
-
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """Mixed precision of the forward pass: fp16 for ``amp``, bf16 for ``bf16``, nothing for ``fp32``."""
     if precision == "fp32":
@@ -349,8 +341,7 @@ class PromptTrainer(TrainerX):
             "trainer": self.cfg.TRAINER.NAME,
             "split": split,
             "headline": headline,
-            "accuracy": 100 * correct[headline] / total,
-            "macro_f1": metrics["macro_f1"],
+            **metrics,
             "total": total,
             "correct": correct[headline],
             "heads": {head: {"accuracy": 100 * n / total, "correct": n} for head, n in correct.items()},

@@ -148,10 +148,7 @@ def anprompt_tokens(learner, prefix, layer, count, noise_coef):
         return torch.stack(own)
     noise = learner["noise_prompts"]
     return torch.stack(
-        [
-            own[k] + noise_coef * (learner[f"{name}.weight"] @ noise[k] + learner[f"{name}.bias"])
-            for k in range(count)
-        ]
+        [own[k] + noise_coef * (learner[f"{name}.weight"] @ noise[k] + learner[f"{name}.bias"]) for k in range(count)]
     )
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from anprompt.backbone import Backbone, text_depth
+from anprompt.cfg import add_shared_cfg
 from anprompt.encoders import (
     TextStates,
     Tokens,
@@ -37,7 +38,7 @@ from anprompt.encoders import (
 from anprompt.losses import head_cross_entropy, similarity_loss, weak_alignment_loss
 from anprompt.noise import NoiseBanks, noise_banks, noise_prompts, weak_noise_features
 from anprompt.templates import prompts_for
-from anprompt.trainer import PromptTrainer, add_shared_cfg, require
+from anprompt.trainer import PromptTrainer, require
 from dassl.engine import TRAINER_REGISTRY
 
 TOKEN_STD = 0.02
