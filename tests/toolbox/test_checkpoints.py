@@ -13,12 +13,12 @@ from torch import nn
 
 from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import checkpoints, load_checkpoint, resume_from_checkpoint, save_checkpoint
+from dassl.utils import load_checkpoint, resume_from_checkpoint, save_checkpoint
 from tests.toolbox.toy import GOLDEN, GOLDEN_DIR, ToyNet
 
-LEGACY_A = str(GOLDEN_DIR / "legacy_torch2.4.1_runA_model.pth.tar-3")
-LEGACY_B = str(GOLDEN_DIR / "legacy_torch2.4.1_runB_model-best.pth.tar")
-LEGACY_ADAMW = str(GOLDEN_DIR / "legacy_torch2.4.1_adamw_model.pth.tar-3")
+LEGACY_A = "legacy_torch2.4.1_runA_model.pth.tar-3"
+LEGACY_B = "legacy_torch2.4.1_runB_model-best.pth.tar"
+LEGACY_ADAMW = "legacy_torch2.4.1_adamw_model.pth.tar-3"
 
 
 @pytest.fixture
@@ -82,15 +82,11 @@ def test_a_process_killed_while_saving_leaves_the_old_checkpoint(folder, monkeyp
 
 
 def test_the_pointer_moves_after_the_model_file_is_complete(folder, monkeypatch):
-    moved, replace = [], os.replace
-
-    def spy(source, target):
-        moved.append(os.path.basename(target))
-        replace(source, target)
-
-    monkeypatch.setattr(checkpoints.os, "replace", spy)
+    done, replace, fsync = [], os.replace, os.fsync
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append(os.path.basename(new)), replace(old, new)))
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append("on disk"), fsync(number)))
     save_checkpoint(state(), folder)
-    assert moved == ["model.pth.tar-1", "checkpoint"]
+    assert done == ["on disk", "model.pth.tar-1", "on disk", "checkpoint"]
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -119,9 +115,9 @@ def test_a_damaged_file_is_named(damage, folder, tmp_path, capsys):
 # ---------------------------------------------------------------------------------------------- files of Dassl
 
 
-@pytest.mark.parametrize("path, epoch, val_result", [(LEGACY_A, 3, None), (LEGACY_B, 2, 40.0), (LEGACY_ADAMW, 3, None)])
-def test_content_of_a_file_of_dassl(path, epoch, val_result):
-    content = load_checkpoint(path)
+@pytest.mark.parametrize("name, epoch, val_result", [(LEGACY_A, 3, None), (LEGACY_B, 2, 40.0), (LEGACY_ADAMW, 3, None)])
+def test_content_of_a_file_of_dassl(name, epoch, val_result):
+    content = load_checkpoint(str(GOLDEN_DIR / name))
     layout = GOLDEN["checkpoint_layout_real_dassl"]
     assert list(content) == layout["top_level_keys_in_order"]
     assert list(content["state_dict"]) == layout["state_dict_keys_toy"]
@@ -129,7 +125,7 @@ def test_content_of_a_file_of_dassl(path, epoch, val_result):
 
 
 def test_the_scheduler_of_dassl_becomes_plain_numbers():
-    scheduler = load_checkpoint(LEGACY_A)["scheduler"]
+    scheduler = load_checkpoint(str(GOLDEN_DIR / LEGACY_A))["scheduler"]
     json.dumps(scheduler)
     for key, value in GOLDEN["checkpoint_layout_real_dassl"]["scheduler_with_warmup_values_run_A_final"].items():
         outer, _, inner = key.partition(".")
@@ -137,7 +133,7 @@ def test_the_scheduler_of_dassl_becomes_plain_numbers():
 
 
 def test_a_file_of_dassl_can_be_written_anew_as_plain_data(tmp_path):
-    torch.save(load_checkpoint(LEGACY_A), tmp_path / "plain")
+    torch.save(load_checkpoint(str(GOLDEN_DIR / LEGACY_A)), tmp_path / "plain")
     assert torch.load(tmp_path / "plain", weights_only=True)["epoch"] == 3
 
 
@@ -147,13 +143,13 @@ def test_the_numpy_confusion_matrix_of_dassl_loads():
     assert matrix.sum(dim=1).tolist() == pytest.approx([1.0] * 5)
 
 
-@pytest.mark.parametrize("path", [LEGACY_A, LEGACY_ADAMW])
+@pytest.mark.parametrize("name", [LEGACY_A, LEGACY_ADAMW])
 @pytest.mark.parametrize("max_epoch, rate", [(6, 0.001875), (3, 0.000625)])
-def test_resuming_from_a_file_of_dassl_continues_the_rate(path, max_epoch, rate, tmp_path):
-    (tmp_path / "model.pth.tar-3").write_bytes((GOLDEN_DIR / os.path.basename(path)).read_bytes())
+def test_resuming_from_a_file_of_dassl_continues_the_rate(name, max_epoch, rate, tmp_path):
+    (tmp_path / "model.pth.tar-3").write_bytes((GOLDEN_DIR / name).read_bytes())
     (tmp_path / "checkpoint").write_text("model.pth.tar-3\n")
     model, cfg = ToyNet().prompt_learner, get_cfg_default().OPTIM
-    cfg.merge_from_list(["NAME", "adamw" if "adamw" in path else "sgd", "LR", 0.0025, "MAX_EPOCH", max_epoch])
+    cfg.merge_from_list(["NAME", "adamw" if "adamw" in name else "sgd", "LR", 0.0025, "MAX_EPOCH", max_epoch])
     cfg.merge_from_list(["LR_SCHEDULER", "cosine", "WARMUP_EPOCH", 1, "WARMUP_TYPE", "constant"])
     optimizer = build_optimizer(model, cfg)
     scheduler = build_lr_scheduler(optimizer, cfg)
@@ -192,7 +188,7 @@ def test_classes_of_optimisers_are_not_run_either(tmp_path, monkeypatch):
 
 def test_reading_old_files_leaves_pickle_alone():
     before = (pickle.load, pickle.Unpickler, dict(copyreg.dispatch_table))
-    load_checkpoint(LEGACY_A)
+    load_checkpoint(str(GOLDEN_DIR / LEGACY_A))
     assert (pickle.load, pickle.Unpickler, dict(copyreg.dispatch_table)) == before
 
 

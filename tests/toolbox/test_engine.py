@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -202,6 +203,12 @@ def test_best_checkpoint_holds_its_validation_result(run_b):
     assert content["epoch"] == layout["epoch_in_model-best_run_B"]
 
 
+def test_a_validation_result_of_any_float_type_is_stored_as_plain_data(tmp_path):
+    trainer = base_trainer(a=nn.Linear(1, 1))
+    trainer.save_model(0, str(tmp_path), val_result=np.float64(12.5))
+    assert torch.load(tmp_path / "a" / "model.pth.tar-1", weights_only=True)["val_result"] == 12.5
+
+
 class Interrupt(Exception):
     pass
 
@@ -330,6 +337,19 @@ def test_is_final_is_accepted(run_a):
     assert TrainerX.test(run_a, is_final=True) == ACCURACY_A
 
 
+def test_evaluation_is_without_gradients_in_evaluation_mode(run_a, monkeypatch):
+    seen = set()
+
+    def inference(images):
+        seen.add((torch.is_grad_enabled(), run_a.model.prompt_learner.training))
+        return run_a.model(images)
+
+    run_a.set_model_mode("train")
+    monkeypatch.setattr(run_a, "model_inference", inference)
+    TrainerX.test(run_a)
+    assert seen == {(False, False)}
+
+
 def test_progress_bar_stays_out_of_the_log(run_a, capsys):
     TrainerX.test(run_a)
     assert "it/s" not in capsys.readouterr().out
@@ -419,6 +439,13 @@ def test_curves(run_a):
         tolerance = LOSS_TOLERANCE if tag == "train/loss" else 1e-5
         assert [step for step, _ in points] == [step for step, _ in golden]
         assert [value for _, value in points] == pytest.approx([value for _, value in golden], abs=tolerance)
+
+
+def test_the_writer_is_closed_after_training(toy_root, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(ToyTrainer, "close_writer", lambda self: closed.append(self.epoch))
+    run(toy_root, tmp_path / "run", "OPTIM.MAX_EPOCH", 1)
+    assert closed == [0]
 
 
 def test_training_without_tensorboard_says_so_once(toy_root, tmp_path, monkeypatch):
@@ -561,11 +588,12 @@ class ToyXU(TrainerXU):
     build_model = ToyTrainer.build_model
 
     def check_cfg(self, cfg):
-        self.events, self.sizes = [], []
+        self.events, self.sizes, self.order = [], [], []
 
     def forward_backward(self, batch_x, batch_u):
         images, labels, unlabelled = self.parse_batch_train(batch_x, batch_u)
         self.sizes.append((len(images), len(labels), len(unlabelled)))
+        self.order += [batch_x["index"].tolist(), batch_u["index"].tolist()]
         self.model_backward_and_update(self.model(images).square().mean() + self.model(unlabelled).square().mean())
 
 
@@ -586,6 +614,14 @@ def unlabelled():
 def test_an_epoch_of_two_sources(count, batches, unlabelled, toy_root, tmp_path):
     trainer = run(toy_root, tmp_path / "run", *unlabelled, "TRAIN.COUNT_ITER", count, trainer="ToyXU")
     assert trainer.sizes == [(4, 4, 4)] * batches
+
+
+def test_both_loaders_start_before_the_first_batch_is_drawn(unlabelled, toy_root, tmp_path):
+    """The order of the draws from the global generator decides which batches come."""
+    trainer = run(toy_root, tmp_path / "run", *unlabelled, "TRAIN.COUNT_ITER", "train_u", trainer="ToyXU")
+    torch.manual_seed(1)  # the toy model draws nothing
+    x, u = iter(trainer.train_loader_x), iter(trainer.train_loader_u)
+    assert trainer.order[:2] == [next(x)["index"].tolist(), next(u)["index"].tolist()]
 
 
 def test_an_epoch_must_be_defined(unlabelled, toy_root, tmp_path):
