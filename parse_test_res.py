@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tabulate import tabulate
+
 END_OF_TRAINING = ("Finish training", "Finished training")  # Dassl since 0.6.1, before 0.6.1
 RESULT = ("=> result",)
 
@@ -43,7 +45,8 @@ class Source:
         return self.read_results(path) if self.exact else self.read_log(path)
 
     def read_results(self, path: Path) -> float:
-        value = json.loads(path.read_text(encoding="utf-8")).get(self.keyword)
+        key = {"error": "error_rate"}.get(self.keyword, self.keyword)  # logs say error
+        value = json.loads(path.read_text(encoding="utf-8")).get(key)
         if not isinstance(value, int | float):
             raise ValueError(f"{path} has no number called {self.keyword!r}")
         return float(value)
@@ -137,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         base = average(args.directory, Source(args.keyword, args.test_log, args.exact), args)
         if args.new_directory:
             new = average(args.new_directory, Source(args.keyword, True, args.exact), args)
-            print(f"{'base':>8}{'new':>8}{'HM':>8}", f"{base:8.2f}{new:8.2f}{harmonic_mean(base, new):8.2f}", sep="\n")
+            row = [base, new, harmonic_mean(base, new)]
+            print(tabulate([row], headers=["base", "new", "HM"], floatfmt=".2f"))
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -28,13 +28,13 @@ import trainers
 from anprompt.cfg import add_shared_cfg, as_plain, differences, merge_file, merge_overrides
 from anprompt.checkpoint import atomic_path
 from anprompt.nearest import require_known, suggest
+from anprompt.trainer import RESULTS
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
-USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
-RESULTS = "results.json"  # written by the trainer's last evaluation: the run is finished
+USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError, AssertionError)  # Dassl asserts
 MESSAGES_OF = ("anprompt", "datasets", "trainers")  # packages whose log messages are shown
 CONFIG = "config.json"  # written when a run starts
 
@@ -174,13 +174,18 @@ def start_records(cfg: CfgNode, eval_only: bool) -> None:
     """
     folder = Path(cfg.OUTPUT_DIR)
     log = folder / "log.txt"
-    if log.is_file() and (eval_only or not (folder / RESULTS).is_file()):
+    unfinished = not (folder / RESULTS).is_file()
+    if log.is_file() and (unfinished or (eval_only and not is_training_log(log))):
         last_line = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(log.stat().st_mtime))
         log.replace(folder / f"log.txt-{last_line}")
     setup_logger(cfg.OUTPUT_DIR)
     with atomic_path(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(as_plain(cfg), indent=2) + "\n", encoding="utf-8")
     show_messages()
+
+
+def is_training_log(log: Path) -> bool:
+    return "\nFinish training\n" in log.read_text(encoding="utf-8", errors="replace")
 
 
 def show_messages() -> None:
@@ -228,6 +233,15 @@ def run(args: argparse.Namespace) -> None:
         trainer.train()
 
 
+def report(error: BaseException) -> None:
+    """One line for the user, on the terminal and at the end of ``log.txt``."""
+    line = f"error: {error}"
+    print(line, "(ANPROMPT_TRACEBACK=1 shows where)", file=sys.stderr)
+    log = getattr(sys.stdout, "file", None)  # Dassl's Logger
+    if log is not None:
+        log.write(f"{line}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     args = build_parser().parse_args(argv)
@@ -236,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         if os.environ.get("ANPROMPT_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        report(error)
         return 2
     return 0
 

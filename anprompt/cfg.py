@@ -12,8 +12,10 @@ from anprompt.nearest import suggest
 
 # Where a run's files are and how it is watched: none of it changes what the run computes.
 CIRCUMSTANCES = (
-    "DATALOADER.NUM_WORKERS", "DATASET.ROOT", "OUTPUT_DIR", "RESUME", "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE",
+    "DATALOADER.NUM_WORKERS", "DATASET.ROOT", "MODEL.BACKBONE.PATH", "OUTPUT_DIR", "RESUME", "TRAIN.PRINT_FREQ",
+    "USE_CUDA", "VERBOSE",
 )  # fmt: skip
+DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
 
 
 def add_shared_cfg(cfg: CfgNode) -> None:
@@ -96,15 +98,20 @@ def as_plain(cfg: Mapping[str, Any]) -> dict[str, Any]:
 def differences(stored: Mapping[str, Any], cfg: CfgNode) -> list[str]:
     """``KEY stored -> present`` of every value in which two configs differ.
 
-    Circumstances of the run and the nodes of other trainers are left out.
+    Left out are circumstances of the run, the nodes of other trainers, and keys that only one of the two has: those
+    came with another version or with a file dropped into ``trainers/``.
     """
     before, now = dict(leaves(stored)), dict(leaves(as_plain(cfg)))
     own = ("TRAINER.NAME", f"TRAINER.{cfg.TRAINER.NAME.upper()}.")
     keys = [
         key
-        for key in sorted(before.keys() | now.keys())
+        for key in sorted(before.keys() & now.keys())
         if key not in CIRCUMSTANCES and (key.startswith(own) or not key.startswith("TRAINER."))
     ]
-    absent = "(absent)"
-    pairs = ((key, before.get(key, absent), now.get(key, absent)) for key in keys)
-    return [f"{key} {old} -> {new}" for key, old, new in pairs if old != new]
+    return [f"{key} {before[key]} -> {now[key]}" for key in keys if not _same(key, before[key], now[key])]
+
+
+def _same(key: str, old: Any, new: Any) -> bool:
+    if key.endswith(DESCRIPTION_FOLDERS):  # they may move, like the data
+        return bool(old) == bool(new)
+    return old == new

@@ -73,7 +73,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch raises half a dozen unrelated types here
         raise ValueError(
             f"cannot read the checkpoint {path} ({path.stat().st_size:,} bytes): it is truncated or not a checkpoint "
-            f"({type(error).__name__}). Delete it to start over, or load another epoch with --load-epoch."
+            f"({type(error).__name__}). Remove the folder {path.parent} to start over, or load another epoch with "
+            "--load-epoch."
         ) from error
     if not isinstance(state, dict) or "state_dict" not in state:
         raise ValueError(
@@ -92,6 +93,23 @@ def read_pointer(folder: str | Path) -> str | None:
     """Name of the newest checkpoint in ``folder``, None where nothing was saved yet."""
     path = Path(folder) / POINTER
     return path.read_text(encoding="utf-8").strip() or None if path.is_file() else None
+
+
+def remove_leftovers(folder: str | Path, keep: str) -> None:
+    """Remove what a killed process could not: half-written files, and rolling checkpoints other than ``keep``."""
+    for pattern in (".model*", f".{POINTER}.*"):
+        for temporary in Path(folder).glob(pattern):
+            temporary.unlink(missing_ok=True)
+    for path in Path(folder).glob("model.pth.tar-*"):
+        if path.name != keep and _is_rolling(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_rolling(path: Path) -> bool:
+    try:
+        return load_checkpoint(path).get("rolling", False)
+    except ValueError:  # damaged, and not ours to judge
+        return False
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> None:

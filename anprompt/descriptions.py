@@ -31,7 +31,6 @@ _WITHOUT_IMAGENET = (
     "CoPrompt published no file for ImageNet: name no folder for GPT, only the one for HPT, whose ImageNet.json then "
     "serves as source and as perturbation."
 )
-_SHOWN_NAMES = 20  # of missing classes: enough to see a pattern, short enough to read
 
 
 def read_descriptions(directory: str, dataset_name: str, classnames: Sequence[str]) -> list[list[str]]:
@@ -96,10 +95,8 @@ def _match_classes(entries: dict[str, object], classnames: Sequence[str], path: 
     keys = [name if name in entries else _normalised(name) for name in classnames]
     missing = list(dict.fromkeys(name for name, key in zip(classnames, keys, strict=True) if key not in by_text))
     if missing:
-        shown = ", ".join(missing[:_SHOWN_NAMES])
-        rest = f" and {len(missing) - _SHOWN_NAMES} more" if len(missing) > _SHOWN_NAMES else ""
         raise ValueError(
-            f"{path} lacks {len(missing)} of {len(set(classnames))} class names: {shown}{rest}. "
+            f"{path} lacks {len(missing)} of {len(set(classnames))} class names: {', '.join(missing)}. "
             f"Its own {len(entries)} names are like {', '.join(list(entries)[:3])}. "
             "Add the missing names to the file, or check that the dataset uses the CoOp family's class names."
         )

@@ -91,7 +91,7 @@ def noise_prompts(features: Tensor, count: int, all_features: Callable[[], Tenso
         features: ``[C, E]`` weak-noise features of the training classes.
         count: number of noise prompts, K.
         all_features: encodes every sentence of the base bank, ``[M * C, E]``; called only where there are fewer
-            classes than clusters.
+            distinct class features than clusters.
 
     Returns:
         ``[K, E]`` cluster centres without gradient, on the device and with the dtype of ``features``.
@@ -99,10 +99,15 @@ def noise_prompts(features: Tensor, count: int, all_features: Callable[[], Tenso
     Raises:
         ValueError: even all sentences are fewer than the clusters.
     """
-    if len(features) < count:
-        logger.info("%d classes for %d noise prompts: clustering all description features", len(features), count)
+    distinct = count_distinct(features)
+    if distinct < count:
+        logger.info("%d class features for %d noise prompts: clustering all description features", distinct, count)
         features = all_features()
     return cluster_centres(features, count)
+
+
+def count_distinct(features: Tensor) -> int:
+    return len(features.unique(dim=0))
 
 
 def cluster_centres(features: Tensor, count: int, seed: int = KMEANS_SEED) -> Tensor:
@@ -112,7 +117,7 @@ def cluster_centres(features: Tensor, count: int, seed: int = KMEANS_SEED) -> Te
     rows: they are added to the learnable tokens row by row.
     """
     points = features.detach().cpu().double().numpy()
-    distinct = len(np.unique(points, axis=0))
+    distinct = count_distinct(features)
     if distinct < count:
         raise ValueError(
             f"cannot form {count} noise prompts: k-means needs at least {count} distinct features and there are "

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from yacs.config import CfgNode
 from anprompt import checkpoint
 from anprompt.backbone import Backbone, find_weights, load_clip
 from anprompt.cfg import as_plain
+from anprompt.nearest import require_known
+from dassl.data.transforms import INTERPOLATION_MODES
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -44,6 +46,12 @@ def require(condition: bool, message: str) -> None:
     """Raise a ValueError for a configuration mistake."""
     if not condition:
         raise ValueError(message)
+
+
+def describe(data: Mapping[str, Any]) -> str:
+    """Data set and class list in a few words."""
+    names = data["classnames"]
+    return f"{data['dataset']} ({len(names)} classes, {names[0]} to {names[-1]})"
 
 
 class PromptTrainer(TrainerX):
@@ -76,7 +84,7 @@ class PromptTrainer(TrainerX):
 
     def required_settings(self) -> dict[str, Any]:
         """Settings, by yacs key, that a checkpoint must share with this run."""
-        return {"MODEL.BACKBONE.NAME": self.backbone.name}
+        return {"TRAINER.NAME": self.cfg.TRAINER.NAME, "MODEL.BACKBONE.NAME": self.backbone.name}
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -88,6 +96,7 @@ class PromptTrainer(TrainerX):
     def check_cfg(self, cfg: CfgNode) -> None:
         """Find mistakes before data and weights are read."""
         find_weights(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
+        require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
         precision = self.node(cfg).PREC
         require(
             precision in PRECISIONS,
@@ -104,7 +113,7 @@ class PromptTrainer(TrainerX):
         self.backbone = load_clip(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
         self.check_images()
         self.model = self.build_prompted_model(self.backbone).to(self.device)
-        self.trained_classes: list[str] | None = None  # set by a checkpoint; None: the classes at hand
+        self.trained_on: dict[str, Any] | None = None  # data of a loaded checkpoint; None: the data at hand
         self.disposable: Path | None = None  # the rolling checkpoint that the next one supersedes
         self._rng_to_restore: Mapping[str, Any] | None = None
         learnable = [parameter for parameter in self.model.learner.parameters() if parameter.requires_grad]
@@ -117,9 +126,14 @@ class PromptTrainer(TrainerX):
         self.register_model(LEARNER, self.model.learner, self.optim, self.sched)
 
     def check_images(self) -> None:
-        size = tuple(self.cfg.INPUT.SIZE)
-        expected = (self.backbone.image_size, self.backbone.image_size)
-        require(size == expected, f"INPUT.SIZE: {self.backbone.name} takes {expected} images, got {size}")
+        """Images must have the size and the normalisation that the backbone was trained with."""
+        given, backbone = self.cfg.INPUT, self.backbone
+        size = (backbone.image_size, backbone.image_size)
+        require(tuple(given.SIZE) == size, f"INPUT.SIZE: {backbone.name} takes {size} images, got {tuple(given.SIZE)}")
+        require("normalize" in given.TRANSFORMS, f"INPUT.TRANSFORMS: 'normalize' is missing from {given.TRANSFORMS}")
+        for key, expected in (("PIXEL_MEAN", backbone.mean), ("PIXEL_STD", backbone.std)):
+            close = all(abs(a - b) < 1e-3 for a, b in zip(given[key], expected, strict=True))
+            require(close, f"INPUT.{key}: {backbone.name} was trained with {list(expected)}, got {given[key]}")
 
     def precision(self) -> str:
         return self.node(self.cfg).PREC
@@ -156,12 +170,22 @@ class PromptTrainer(TrainerX):
         values = dict(zip(terms, numbers, strict=True))
         broken = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
         if broken:
-            last = checkpoint.read_pointer(Path(self.output_dir) / LEARNER)
-            raise FloatingPointError(
-                f"loss is not finite in epoch {self.epoch + 1}, batch {self.batch_idx + 1}: {', '.join(broken)}. "
-                f"The last good checkpoint is kept: {last or 'none yet'}. Lower OPTIM.LR, or use PREC fp32 or bf16."
-            )
+            self.fail_on_numbers("the loss is", broken)
         return values
+
+    def check_learnables(self) -> None:
+        """Never let a checkpoint with a number that is not finite take the place of a good one."""
+        state = self.model.learner.state_dict()
+        broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+        if broken:
+            self.fail_on_numbers("learnables are", broken)
+
+    def fail_on_numbers(self, subject: str, names: list[str]) -> NoReturn:
+        last = checkpoint.read_pointer(Path(self.output_dir) / LEARNER)
+        raise FloatingPointError(
+            f"{subject} not finite in epoch {self.epoch + 1}, batch {self.batch_idx + 1}: {', '.join(names)}. "
+            f"The last good checkpoint is kept: {last or 'none yet'}. Lower OPTIM.LR, or use PREC fp32 or bf16."
+        )
 
     def before_train(self) -> None:
         super().before_train()  # resumes
@@ -171,6 +195,7 @@ class PromptTrainer(TrainerX):
 
     def after_epoch(self) -> None:
         """Save every epoch, so that a killed run resumes; keep on disk what Dassl would keep."""
+        self.check_learnables()
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
             result = self.test(split="val")
             if result > self.best_result:
@@ -212,9 +237,11 @@ class PromptTrainer(TrainerX):
             "best_result": self.best_result,
             "rng": checkpoint.rng_state(),
             "rolling": rolling,
-            "settings": {"TRAINER.NAME": self.cfg.TRAINER.NAME, **self.required_settings()},
+            "settings": self.required_settings(),
             "method_state": self.method_state(),
-            "classnames": list(self.dm.dataset.classnames),
+            "trained_on": self.data_identity(),
+            "seed": self.cfg.SEED,
+            "backbone_digest": self.backbone.digest,
         }
         checkpoint.save_checkpoint(state, folder / name)
         if name != BEST:  # a resume continues from the last epoch, not from the best one
@@ -222,6 +249,10 @@ class PromptTrainer(TrainerX):
             self.disposable = folder / name if rolling else None
         if not rolling:
             print(f"Checkpoint saved to {folder / name}")
+
+    def data_identity(self) -> dict[str, Any]:
+        """Data set and class list, in order."""
+        return {"dataset": self.cfg.DATASET.NAME, "classnames": list(self.dm.dataset.classnames)}
 
     def method_state(self) -> dict[str, Any]:
         """Plain numbers and strings that the method wants back from its checkpoint."""
@@ -240,13 +271,24 @@ class PromptTrainer(TrainerX):
         print(f"Found checkpoint at {directory} (will resume training)")
         path = folder / name
         state = self.restore(path)
+        require(
+            state["trained_on"] == self.data_identity(),
+            f"{path} belongs to a run on {describe(state['trained_on'])}, and this run is on "
+            f"{describe(self.data_identity())}: choose another OUTPUT_DIR, or evaluate with --eval-only --model-dir",
+        )
+        require(
+            state["seed"] == self.cfg.SEED,
+            f"{path} belongs to a run with seed {state['seed']}, and this run has seed {self.cfg.SEED}: choose another "
+            "OUTPUT_DIR",
+        )
+        checkpoint.remove_leftovers(folder, keep=name)
         self.optim.load_state_dict(state["optimizer"])
         self.sched.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the earlier part of the run had no loss scaling
+            self.scaler.load_state_dict(state["scaler"])
         self.best_result = state["best_result"]
         self._rng_to_restore = state["rng"]
         self.disposable = path if state["rolling"] and directory == self.output_dir else None
-        self.trained_classes = None
         print(f"Loaded {path} (epoch = {state['epoch']})")
         return state["epoch"]
 
@@ -262,7 +304,7 @@ class PromptTrainer(TrainerX):
         if epoch is None and not (folder / BEST).is_file():
             name = checkpoint.read_pointer(folder) or BEST
         state = self.restore(folder / name)
-        self.trained_classes = list(state["classnames"])
+        self.trained_on = state["trained_on"]
         print(f'Loading weights to {LEARNER} from "{folder / name}" (epoch = {state["epoch"]})')
 
     def restore(self, path: Path) -> dict[str, Any]:
@@ -272,14 +314,18 @@ class PromptTrainer(TrainerX):
             "settings" in state,
             f"{path} was not written by this trainer (it has no 'settings'): train {self.cfg.TRAINER.NAME} first",
         )
-        here = {"TRAINER.NAME": self.cfg.TRAINER.NAME, **self.required_settings()}
         there = state["settings"]
-        differences = [f"{key} {there.get(key)!r} there, {value!r} here" for key, value in here.items()
-                       if there.get(key) != value]  # fmt: skip
+        differences = [
+            f"{key} {there.get(key)!r} there, {value!r} here"
+            for key, value in self.required_settings().items()
+            if there.get(key) != value
+        ]
         require(
             not differences,
             f"{path} was trained with other settings: {'; '.join(differences)}. Use the settings of the training run.",
         )
+        if state["backbone_digest"] != self.backbone.digest:
+            print(f"Warning: {path} was trained on another weights file of {self.backbone.name}: is it the same model?")
         checkpoint.load_strictly(self.model.learner, state["state_dict"], path)
         self.restore_method_state(state["method_state"])
         return state
@@ -345,6 +391,7 @@ class PromptTrainer(TrainerX):
             "total": total,
             "correct": correct[headline],
             "heads": {head: {"accuracy": 100 * n / total, "correct": n} for head, n in correct.items()},
+            "method_state": as_plain(self.method_state()),
             "config": as_plain(self.cfg),
         }
         with checkpoint.atomic_path(os.path.join(self.output_dir, RESULTS)) as temporary:

@@ -61,8 +61,13 @@ find_model() {
     local directory="$1" pointer="" epoch
     [[ -f "$directory/results.json" ]] || fail "no finished training run in $directory: run the training script first"
     MODEL=(--eval-only --model-dir "$directory")
-    compgen -G "$directory/*/model-best.pth.tar" >/dev/null && return
-    pointer="$(compgen -G "$directory/*/checkpoint" | head -n 1)" || true
+    local file
+    for file in "$directory"/*/model-best.pth.tar; do
+        [[ -f "$file" ]] && return
+    done
+    for file in "$directory"/*/checkpoint; do
+        [[ -f "$file" ]] && pointer="$file"
+    done
     [[ -n "$pointer" ]] || fail "$directory has a result but no checkpoint: remove the folder and train again"
     epoch="$(sed -n '1s/^model\.pth\.tar-//p' "$pointer")"
     [[ "$epoch" =~ ^[0-9]+$ ]] || fail "$pointer does not name a checkpoint such as model.pth.tar-10"
@@ -74,9 +79,14 @@ base2new_dir() {
     echo "$OUTPUT/base2new/$1/$2/shots_${SHOTS:-16}/$TRAINER/$(trainer_cfg "$2")/seed$3"
 }
 
-# shots_dir DATASET SHOTS SEED: few-shot runs, and the source of cross-dataset runs
-shots_dir() {
-    echo "$OUTPUT/$1/$TRAINER/$(trainer_cfg "$1")_${2}shots/seed$3"
+# few_shot_dir DATASET SHOTS SEED
+few_shot_dir() {
+    echo "$OUTPUT/few_shot/$1/shots_$2/$TRAINER/$(trainer_cfg "$1")/seed$3"
+}
+
+# source_dir DATASET SEED: the training run of cross-dataset transfer
+source_dir() {
+    echo "$OUTPUT/$1/$TRAINER/$(trainer_cfg "$1")_${SHOTS:-16}shots/seed$2"
 }
 
 # report DIR [NEW_DIR]: unrounded results of one run, or of a base and a new run with their harmonic mean.

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from datasets import shapes  # noqa: F401  registers Shapes
 from trainers.anprompt import PER_DATASET, Settings, add_anprompt_cfg
 from trainers.zsclip import ZeroshotCLIP
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 QUICK = ["DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "3", "TRAIN.PRINT_FREQ", "1"]
 
 
@@ -29,8 +31,8 @@ def make_cfg(data_root, tmp_path):
     def make(*options, output="run", classes="base", seed=1, trainer="ANPrompt"):
         cfg = get_cfg_default()
         add_anprompt_cfg(cfg)
-        cfg.merge_from_file("configs/datasets/shapes.yaml")
-        cfg.merge_from_file("configs/trainers/ANPrompt/tiny.yaml")
+        cfg.merge_from_file(str(REPOSITORY / "configs/datasets/shapes.yaml"))
+        cfg.merge_from_file(str(REPOSITORY / "configs/trainers/ANPrompt/tiny.yaml"))
         cfg.DATASET.ROOT, cfg.OUTPUT_DIR, cfg.SEED = str(data_root), str(tmp_path / output), seed
         cfg.DATASET.SUBSAMPLE_CLASSES, cfg.TRAINER.NAME = classes, trainer
         cfg.merge_from_list([*QUICK, *options])
@@ -198,6 +200,62 @@ def test_resume_with_best_val_remembers_the_best(make_cfg, monkeypatch):
     assert_equal(weights(whole), weights(finish(cfg)))
 
 
+def test_a_run_killed_before_its_result_is_written_is_finished_by_the_next(make_cfg, monkeypatch, tmp_path):
+    whole = finish(make_cfg(output="whole"))
+    cfg = make_cfg(output="killed")
+    with monkeypatch.context() as patch:
+        trainer = start(cfg)
+        patch.setattr(trainer, "write_results", lambda *results: _die_at(trainer, 2))
+        with pytest.raises(Killed):
+            trainer.train()
+    assert not (tmp_path / "killed" / "results.json").exists()
+    assert_equal(weights(whole), weights(finish(cfg)))
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed")]
+    assert results[0]["heads"] == results[1]["heads"]
+
+
+def test_what_killed_processes_left_behind_is_removed(make_cfg, monkeypatch, tmp_path):
+    cfg = make_cfg("TRAIN.CHECKPOINT_FREQ", "1")
+    finish(cfg)
+    folder = tmp_path / "run" / LEARNER
+    names = {path.name for path in folder.iterdir()}
+    state = checkpoint.load_checkpoint(folder / "model.pth.tar-1")
+    checkpoint.save_checkpoint({**state, "rolling": True}, folder / "model.pth.tar-1")
+    (folder / ".model.pth.tar-2.k3b0z_q1").write_bytes(b"half a checkpoint")
+    (folder / ".checkpoint.x81hs0dk").write_bytes(b"")
+    finish(cfg)
+    assert {path.name for path in folder.iterdir()} == names - {"model.pth.tar-1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"classes": "new"},
+            r"run on Shapes \(12 classes, .*and this run is on Shapes \(12 classes.*another OUTPUT_DIR",
+        ),
+        ({"seed": 2}, "a run with seed 1, and this run has seed 2"),
+    ],
+)
+def test_a_run_on_other_data_is_not_resumed(make_cfg, changes, message):
+    finish(make_cfg("OPTIM.MAX_EPOCH", "1"))
+    with pytest.raises(ValueError, match=message):
+        finish(make_cfg("OPTIM.MAX_EPOCH", "2", **changes))
+
+
+def test_precision_may_change_on_resume(make_cfg):
+    finish(make_cfg("OPTIM.MAX_EPOCH", "1"))
+    assert finish(make_cfg("OPTIM.MAX_EPOCH", "2", "TRAINER.ANPROMPT.PREC", "amp")).start_epoch == 1
+
+
+def test_noise_of_another_source_is_not_resumed(make_cfg, tmp_path):
+    trainer = finish(make_cfg("OPTIM.MAX_EPOCH", "1"))
+    sentences = {name: [name, f"the {name}"] for name in trainer.dm.dataset.classnames}
+    (tmp_path / "Shapes.json").write_text(json.dumps(sentences))
+    with pytest.raises(ValueError, match="came from built-in paraphrases .* now it would come from HPT descriptions"):
+        finish(make_cfg("OPTIM.MAX_EPOCH", "2", "TRAINER.ANPROMPT.NOISE.HPT_DIR", str(tmp_path)))
+
+
 def test_running_again_only_tests(make_cfg):
     cfg = make_cfg()
     first = finish(cfg)
@@ -226,6 +284,25 @@ def test_a_loss_that_is_not_finite_names_the_term_and_keeps_the_last_checkpoint(
         trainer.train()
     state = checkpoint.load_checkpoint(f"{cfg.OUTPUT_DIR}/{LEARNER}/model.pth.tar-1")
     assert all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values())
+
+
+def test_learnables_that_are_not_finite_do_not_replace_the_last_checkpoint(make_cfg, monkeypatch, tmp_path):
+    """The last step of an epoch may break the weights after its loss was still fine."""
+    trainer = start(make_cfg())
+    original = trainer.forward_backward
+
+    def breaks_the_last_step(batch):
+        summary = original(batch)
+        if (trainer.epoch, trainer.batch_idx + 1) == (1, trainer.num_batches):
+            trainer.model.learner.tokens.data[0, 0] = float("nan")
+        return summary
+
+    monkeypatch.setattr(trainer, "forward_backward", breaks_the_last_step)
+    with pytest.raises(
+        FloatingPointError, match=r"learnables are not finite in epoch 2, .*: tokens\. .*model.pth.tar-1"
+    ):
+        trainer.train()
+    assert [path.name for path in (tmp_path / "run" / LEARNER).glob("model*")] == ["model.pth.tar-1"]
 
 
 def test_an_error_while_saving_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
@@ -266,6 +343,7 @@ def test_a_missing_checkpoint_lists_what_is_there(make_cfg):
         ("LAYERS", "[5, 6]", r"LAYERS \[3, 4, 5, 6\] there, \[5, 6\] here"),
         ("NOISE_PROMPT.SOURCE", "off", r"SOURCE 'cluster' there, 'off' here"),
         ("NOISE_PROMPT.COEF", "0.5", r"COEF 0.2 there, 0.5 here"),
+        ("LOSS.ALPHA", "0.1", r"ALPHA 0.7 there, 0.1 here"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused(make_cfg, option, value, message):
@@ -326,6 +404,19 @@ def test_config_mistakes_are_refused(make_cfg, option, value, message):
 def test_a_wrong_image_size_is_refused(make_cfg):
     with pytest.raises(ValueError, match=r"INPUT.SIZE: tiny takes \(64, 64\) images, got \(224, 224\)"):
         start(make_cfg("INPUT.SIZE", "(224, 224)"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("INPUT.PIXEL_STD", "[0.5, 0.5, 0.5]", r"INPUT.PIXEL_STD: tiny was trained with .*, got \[0.5, 0.5, 0.5\]"),
+        ("INPUT.TRANSFORMS", "['random_flip']", "INPUT.TRANSFORMS: 'normalize' is missing"),
+        ("INPUT.INTERPOLATION", "bicubical", "unknown INPUT.INTERPOLATION 'bicubical': did you mean bicubic"),
+    ],
+)
+def test_images_that_do_not_suit_the_backbone_are_refused(make_cfg, option, value, message):
+    with pytest.raises(ValueError, match=message):
+        start(make_cfg(option, value))
 
 
 def test_more_noise_prompts_than_sentences_is_refused(make_cfg):
@@ -402,6 +493,15 @@ def test_headline_follows_whether_the_classes_were_trained_on(make_cfg):
         assert trainer.headline() == expected
 
 
+def test_another_data_set_with_the_same_class_names_is_not_seen(make_cfg):
+    """ImageNetV2 has ImageNet's class names: domain generalisation reports one head for all its targets."""
+    trainer = start(make_cfg())
+    trainer.trained_on = trainer.data_identity()
+    assert trainer.headline() == "fused"
+    trainer.trained_on = {**trainer.data_identity(), "dataset": "ShapesV2"}
+    assert trainer.headline() == "class"
+
+
 def test_text_features_are_never_stale(make_cfg):
     """Evaluate, train, evaluate: the second evaluation sees the trained tokens."""
     trainer = fewer_test_images(start(make_cfg()))
@@ -429,6 +529,12 @@ def test_heads(make_cfg):
         heads = trainer.head_logits(images)
         assert torch.equal(trainer.model_inference(images), heads["fused"])
     assert torch.allclose(heads["fused"], 0.7 * heads["class"] + 0.3 * heads["prototype"])
+
+
+def test_zero_shot_log_ends_like_a_training_log(make_cfg, capsys):
+    start(make_cfg(trainer="ZeroshotCLIP")).train()
+    printed = capsys.readouterr().out
+    assert "\nFinish training\n" in printed and "* accuracy:" in printed[printed.index("Finish training") :]
 
 
 def test_zero_shot_trainer_gives_clips_own_logits(make_cfg):
@@ -483,9 +589,46 @@ def test_one_epoch_in_every_precision(make_cfg, precision, reading):
     assert not torch.equal(before["tokens"], after["tokens"])
 
 
+def test_precisions_differ_by_rounding_only(make_cfg):
+    def first_loss(precision):
+        trainer = start(make_cfg("TRAINER.ANPROMPT.PREC", precision, output=precision))
+        trainer.build_noise(redraw=True)
+        batch = {"img": torch.stack([trainer.dm.test_loader.dataset[i]["img"] for i in range(4)])}
+        with torch.no_grad(), trainer.autocast():
+            terms, _ = trainer.loss_terms(batch["img"], torch.tensor([0, 1, 2, 3]))
+        return sum(terms.values()).item()
+
+    full, half, bfloat = (first_loss(precision) for precision in ("fp32", "amp", "bf16"))
+    assert full != half != bfloat != full
+    assert half == pytest.approx(full, rel=1e-2) and bfloat == pytest.approx(full, rel=5e-2)
+
+
+def test_extras_switched_off_on_the_command_line_leave_mmrl(make_cfg):
+    off = {
+        "NOISE_PROMPT.SOURCE": "off",
+        "VISION_ALIGNER": "linear",
+        "BETA": "1.0",
+        "PROTOTYPE_PROJ": "full",
+        "LOSS.WA_W": "0.0",
+    }
+    options = [word for key, value in off.items() for word in (f"TRAINER.ANPROMPT.{key}", value)]
+    trainer = finish(make_cfg(*options))
+    assert trainer.noise_index is None and trainer.model.classes.weak_noise is None
+    kinds = {name.split(".")[0] for name in trainer.model.learner.state_dict()}
+    assert kinds == {"tokens", "text_aligner", "vision_aligner", "prototype_proj"}
+    assert set(trainer.loss_terms(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1]))[0]) == {
+        "ce",
+        "sim_image",
+        "sim_text",
+    }
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_training_runs_on_a_gpu(make_cfg):
-    assert finish(make_cfg("TRAINER.ANPROMPT.PREC", "bf16")).device.type == "cuda"
+@pytest.mark.parametrize("precision", ["fp32", "amp", "bf16"])
+def test_training_runs_on_a_gpu(make_cfg, precision):
+    trainer = finish(make_cfg("TRAINER.ANPROMPT.PREC", precision))
+    assert trainer.device.type == "cuda"
+    assert all(torch.isfinite(tensor).all() for tensor in weights(trainer).values())
 
 
 def test_global_generators_continue_where_they_were():

@@ -108,11 +108,10 @@ def test_all_missing_classes_are_listed(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_long_list_of_missing_classes_is_cut(tmp_path):
+def test_a_long_list_of_missing_classes_is_given_whole(tmp_path):
     write(tmp_path, "Food101.json", {"pie": ["p"]})
-    with pytest.raises(ValueError, match=r"lacks 30 of 30 class names: c0, .*, c19 and 10 more\.") as error:
+    with pytest.raises(ValueError, match=r"lacks 30 of 30 class names: c0, .*, c19, c20, .*, c29\."):
         read_descriptions(str(tmp_path), "Food101", [f"c{index}" for index in range(30)])
-    assert "c20" not in str(error.value)
 
 
 @pytest.mark.parametrize(

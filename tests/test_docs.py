@@ -45,5 +45,11 @@ def test_links_between_documents_lead_somewhere(document):
 def test_every_function_of_the_method_is_in_the_method_page():
     """An equation without a line in docs/method.md would be one that nobody can check."""
     text = (REPOSITORY / "docs" / "method.md").read_text(encoding="utf-8")
-    for name in ("weak_noise_features", "noise_prompts", "head_cross_entropy", "similarity_loss", "weak_alignment_loss"):
+    for name in (
+        "weak_noise_features",
+        "noise_prompts",
+        "head_cross_entropy",
+        "similarity_loss",
+        "weak_alignment_loss",
+    ):
         assert name in text

@@ -57,6 +57,11 @@ def test_fewer_classes_than_clusters_falls_back_to_all_descriptions():
     assert torch.equal(centres, cluster_centres(everything, 5))
 
 
+def test_repeated_class_features_fall_back_too():
+    features, everything = unit_points(3).repeat(4, 1), unit_points(40, seed=1)
+    assert torch.equal(noise_prompts(features, 5, lambda: everything), cluster_centres(everything, 5))
+
+
 def test_all_descriptions_are_not_encoded_without_need():
     def forbidden():
         raise AssertionError("encoded all descriptions although there are enough classes")

@@ -109,7 +109,7 @@ def test_few_shot_runs_five_subsets(call, tmp_path):
     _, lines = call("few_shot.sh", "eurosat", "2", DATA="/d")
     trainings = [line for line in lines if "train.py" in line]
     assert [value_after(line, "--output-dir") for line in trainings] == [
-        f"{tmp_path}/out/eurosat/ANPrompt/vit_b16_{shots}shots/seed2" for shots in (1, 2, 4, 8, 16)
+        f"{tmp_path}/out/few_shot/eurosat/shots_{shots}/ANPrompt/vit_b16/seed2" for shots in (1, 2, 4, 8, 16)
     ]
     assert overrides(trainings[1]) == {
         "DATASET.NUM_SHOTS": "2",
@@ -163,6 +163,23 @@ def test_mistakes_are_named(call, script, arguments, message):
     assert done.returncode == 2
     assert re.fullmatch(f"error: .*{message}.*\n", done.stderr)
     assert not lines
+
+
+def test_folders_may_have_any_name(call, tmp_path):
+    odd = str(tmp_path / "out [2] *")
+    call("xd_train.sh", "imagenet", "1", DATA="/d", OUTPUT=odd)
+    done, (test, _) = call("xd_test.sh", "eurosat", "1", DATA="/d", OUTPUT=odd)
+    assert done.returncode == 0, done.stderr
+    assert "--load-epoch 10" in test
+
+
+def test_zero_shot_tests_base_and_new(call, tmp_path):
+    done, (base, new, table) = call("../zsclip/zeroshot.sh", "eurosat", DATA="/d")
+    assert done.returncode == 0, done.stderr
+    assert "--eval-only" in base and "--eval-only" in new
+    assert [overrides(line)["DATASET.SUBSAMPLE_CLASSES"] for line in (base, new)] == ["base", "new"]
+    folders = [value_after(line, "--output-dir") for line in (base, new)]
+    assert table == f"{REPO}/parse_test_res.py --exact {' '.join(folders)}"
 
 
 def test_a_result_without_checkpoint_is_named(call, tmp_path):
@@ -220,7 +237,7 @@ def test_base2new_ends_with_base_new_and_harmonic_mean(finished):
     )
     assert (base["classes"], new["classes"]) == ("base", "new")
     b, n = base["accuracy"], new["accuracy"]
-    assert printed.splitlines()[-2].split() == ["base", "new", "HM"]
+    assert printed.splitlines()[-3].split() == ["base", "new", "HM"]
     assert printed.splitlines()[-1].split() == [f"{b:.2f}", f"{n:.2f}", f"{2 * b * n / (b + n):.2f}"]
 
 

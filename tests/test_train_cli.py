@@ -208,6 +208,7 @@ def test_finished_run_is_not_repeated_elsewhere_either(run, probe, tmp_path):
     finish(probe, tmp_path / "out")
     probe.calls.clear()
     circumstances = ("--root", "elsewhere", "DATALOADER.NUM_WORKERS", "3", "TRAIN.PRINT_FREQ", "1", "USE_CUDA", "False")
+    circumstances += ("MODEL.BACKBONE.PATH", "moved.pt")
     assert run("--seed", "1", "--skip-finished", *circumstances)[0] == 0
     assert probe.calls == []
 
@@ -234,6 +235,16 @@ def test_other_trainers_nodes_do_not_matter(run, probe, tmp_path):
     finish(probe, tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     results["config"]["TRAINER"]["ELSEWHERE"] = {"KEY": 1}
+    (tmp_path / "out" / "results.json").write_text(json.dumps(results))
+    assert run("--skip-finished")[0] == 0
+
+
+def test_keys_of_another_version_do_not_matter(run, probe, tmp_path):
+    run()
+    finish(probe, tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results["config"]["TASK"] = "B2N"
+    del results["config"]["TEST"]["NO_TEST"]
     (tmp_path / "out" / "results.json").write_text(json.dumps(results))
     assert run("--skip-finished")[0] == 0
 
@@ -333,7 +344,16 @@ def test_error_of_the_trainer_gets_one_line(run, monkeypatch):
         raise FloatingPointError("loss term 'wa' is not finite")
 
     monkeypatch.setattr(train, "build_trainer", explode)
-    assert run() == (2, "error: loss term 'wa' is not finite\n")
+    assert run() == (2, "error: loss term 'wa' is not finite (ANPROMPT_TRACEBACK=1 shows where)\n")
+
+
+def test_an_error_is_the_last_line_of_the_log(run, monkeypatch, tmp_path):
+    def explode(cfg):
+        raise FloatingPointError("loss term 'wa' is not finite")
+
+    monkeypatch.setattr(train, "build_trainer", explode)
+    run()
+    assert (tmp_path / "out" / "log.txt").read_text().splitlines()[-1] == "error: loss term 'wa' is not finite"
 
 
 # ---------------------------------------------------------------------------------------------- drop-in folders

@@ -13,6 +13,7 @@ what remains is MMRL.
 Notation as in ``anprompt/encoders.py``; in addition ``N`` layers receive tokens.
 """
 
+import copy
 import math
 import random
 from collections.abc import Iterator
@@ -109,9 +110,7 @@ class LinearAligner(nn.Module):
 
     def __init__(self, template: nn.Linear, layers: int):
         super().__init__()
-        self.maps = nn.ModuleList(nn.Linear(template.in_features, template.out_features) for _ in range(layers))
-        for linear in self.maps:
-            linear.load_state_dict(template.state_dict())
+        self.maps = nn.ModuleList(copy.deepcopy(template) for _ in range(layers))
 
     def forward(self, tokens: Tensor) -> list[Tensor]:
         """``[K, E]`` -> N tensors ``[K, D]``."""
@@ -393,7 +392,8 @@ class ANPrompt(PromptTrainer):
         model = PromptedCLIP(clip, TokenLearner(clip, settings), settings.layers, settings.beta).to(self.device)
         prompts = prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames)
         model.set_classes(backbone.tokenize(prompts).to(self.device))
-        self.noise_index: tuple[int, int] | None = None
+        self.noise_index: tuple[int, int] | None = None  # drawn in training, or brought by a checkpoint
+        self.noise_source = ""
         return model
 
     def print_per_dataset_values(self) -> None:
@@ -435,7 +435,12 @@ class ANPrompt(PromptTrainer):
         noise = self.cfg.TRAINER.ANPROMPT.NOISE
         banks = noise_banks(self.cfg.DATASET.NAME, self.dm.dataset.classnames, noise.GPT_DIR, noise.HPT_DIR)
         if redraw:
-            self.noise_index = banks.draw(self.noise_generator())
+            self.noise_index, self.noise_source = banks.draw(self.noise_generator()), banks.source
+        require(
+            banks.source == self.noise_source,
+            f"the noise of this run came from {self.noise_source}, now it would come from {banks.source}: resume with "
+            "the same TRAINER.ANPROMPT.NOISE.GPT_DIR and HPT_DIR, or start anew in another OUTPUT_DIR",
+        )
         base, perturbation = self.noise_index
         print(f"Weak noise: {banks.source}; sentences {base} and {perturbation}, strength {noise.STRENGTH}")
         clean, perturbed = banks.base[base], banks.perturbation[perturbation]
@@ -492,10 +497,9 @@ class ANPrompt(PromptTrainer):
             self.model.cached_text = None
 
     def headline(self) -> str:
-        """Fixed before any test number: one head for the classes trained on, one for every other class list."""
+        """Fixed before any test number: one head for the data and classes trained on, one for all other."""
         head = self.cfg.TRAINER.ANPROMPT.HEAD
-        seen = self.trained_classes in (None, list(self.dm.dataset.classnames))
-        return head.SEEN if seen else head.UNSEEN
+        return head.SEEN if self.trained_on in (None, self.data_identity()) else head.UNSEEN
 
     def required_settings(self) -> dict[str, object]:
         prefix = "TRAINER.ANPROMPT."
@@ -507,13 +511,20 @@ class ANPrompt(PromptTrainer):
             f"{prefix}PROTOTYPE_PROJ": self.settings.prototype_proj,
             f"{prefix}NOISE_PROMPT.SOURCE": self.settings.noise_source,
             f"{prefix}NOISE_PROMPT.COEF": self.settings.coef,
+            f"{prefix}LOSS.ALPHA": self.settings.alpha,
         }
 
     def method_state(self) -> dict[str, object]:
-        return {"beta": self.model.beta, "noise_index": self.noise_index}
+        return {
+            "beta": self.model.beta,
+            "sim_w": self.settings.sim_w,
+            "noise_source": self.noise_source,
+            "noise_index": self.noise_index,
+        }
 
     def restore_method_state(self, state: dict) -> None:
         """The training run's beta holds on other datasets too, unless the command line names one."""
-        if self.cfg.TRAINER.ANPROMPT.BETA is None:
+        if self.cfg.TRAINER.ANPROMPT.BETA is None and self.model.beta != state["beta"]:
             self.model.beta = state["beta"]
-        self.noise_index = state["noise_index"]
+            print(f"BETA {self.model.beta}, from the training run")
+        self.noise_index, self.noise_source = state["noise_index"], state["noise_source"]

@@ -15,7 +15,7 @@ if [[ "$dataset" == imagenet ]]; then epochs=5; fi
 
 directories=()
 for shots in ${SHOTS:-1 2 4 8 16}; do
-    directory="$(shots_dir "$dataset" "$shots" "$seed")"
+    directory="$(few_shot_dir "$dataset" "$shots" "$seed")"
     run "$dataset" "$seed" "$directory" \
         DATASET.NUM_SHOTS "$shots" DATALOADER.TRAIN_X.BATCH_SIZE 32 OPTIM.MAX_EPOCH "$epochs" "${@:3}"
     directories+=("$directory")

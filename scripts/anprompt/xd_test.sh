@@ -12,7 +12,7 @@ usage="xd_test.sh DATASET SEED [KEY VALUE ...]"
 [[ $# -gt 0 ]] || fail "which dataset? Usage: $usage"
 dataset="$1" seed="${2:-1}" trained_on="${SOURCE:-imagenet}"
 need_seed "$seed" "$usage"
-trained="$(shots_dir "$trained_on" "${SHOTS:-16}" "$seed")"
+trained="$(source_dir "$trained_on" "$seed")"
 CFG="$(trainer_cfg "$trained_on")" # the model decides, not the data
 directory="$OUTPUT/evaluation/$TRAINER/${CFG}_${SHOTS:-16}shots/$dataset/seed$seed"
 

@@ -3,7 +3,6 @@
 #
 #   bash scripts/anprompt/xd_train.sh [SOURCE [SEED [KEY VALUE ...]]]              default: imagenet 1
 #
-# Shares its folder with few_shot.sh SOURCE at 16 shots, as in CoOp: give the two different OUTPUT roots.
 # Environment: see scripts/common.sh.
 TRAINER=ANPrompt
 # shellcheck source=scripts/common.sh
@@ -11,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 dataset="${1:-imagenet}" seed="${2:-1}"
 need_seed "$seed" "xd_train.sh SOURCE SEED [KEY VALUE ...]"
-directory="$(shots_dir "$dataset" "${SHOTS:-16}" "$seed")"
+directory="$(source_dir "$dataset" "$seed")"
 
 run "$dataset" "$seed" "$directory" DATASET.NUM_SHOTS "${SHOTS:-16}" DATALOADER.TRAIN_X.BATCH_SIZE 32 \
     OPTIM.MAX_EPOCH 1 OPTIM.WARMUP_EPOCH 0 TRAINER.ANPROMPT.LOSS.SIM_W 0.2 "${@:3}"

@@ -28,6 +28,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch", "device"): torch.device,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("_codecs", "encode"): str.encode,  # pickles of old protocols write bytes as text to encode
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): np.ndarray,
     # NumPy 2 moved the helpers; files of either version name them as its writer did
@@ -47,21 +48,12 @@ class Record:
         self.__dict__.update(state)
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """How pickles of old protocols write bytes: text to encode as Latin-1."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"unexpected text encoding {encoding!r} in the file")
-    return text.encode("latin1")
-
-
 class RestrictedUnpickler(pickle.Unpickler):
     """Finds only what a checkpoint needs."""
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.".startswith(RECORDED):
             return Record
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if (module, name) not in _ALLOWED:
