@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -205,7 +206,7 @@ def command(script, *arguments):
 
 
 def environment(shapes, output):
-    return os.environ | {"PYTHON": sys.executable, "DATA": str(shapes), "OUTPUT": str(output), "OMP_NUM_THREADS": "2"}
+    return os.environ | {"PYTHON": sys.executable, "DATA": str(shapes), "OUTPUT": str(output), "OMP_NUM_THREADS": "1"}
 
 
 def run(shapes, output, script, *arguments, **extra):
@@ -313,11 +314,38 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(finished, sh
 
 
 @pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(finished, shapes, tmp_path):
+    """SIGKILL at random moments: while importing, building, training, saving or testing."""
+    output, _ = finished
+    directory = tmp_path / "base2new" / "train_base" / TAIL
+    rng = random.Random(0)
+    for _ in range(12):
+        process = subprocess.Popen(
+            command("base2new_train.sh", "shapes", "1", *SHORT),
+            env=environment(shapes, tmp_path),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout=rng.uniform(3, 13))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    done = run(shapes, tmp_path, "base2new_train.sh", "shapes", "1", *SHORT)
+    assert done.returncode == 0, done.stderr
+    again, straight = weights(directory), weights(output / "base2new" / "train_base" / TAIL)
+    assert all(torch.equal(again[name], straight[name]) for name in straight)
+    expected = {path.name for path in (output / "base2new" / "train_base" / TAIL / "prompt_learner").iterdir()}
+    assert {path.name for path in (directory / "prompt_learner").iterdir()} == expected
+
+
+@pytest.mark.slow
 def test_few_shot_run(shapes, tmp_path):
     done = run(shapes, tmp_path, "few_shot.sh", "shapes", "1", *SHORT, SHOTS="1 2")
     assert done.returncode == 0, done.stderr
-    results = sorted(tmp_path.glob("shapes/ANPrompt/tiny_*shots/seed1/results.json"))
-    assert [path.parent.parent.name for path in results] == ["tiny_1shots", "tiny_2shots"]
+    results = sorted(tmp_path.glob("few_shot/shapes/shots_*/ANPrompt/tiny/seed1/results.json"))
+    assert [path.parents[3].name for path in results] == ["shots_1", "shots_2"]
     accuracy = json.loads(results[-1].read_text())["accuracy"]
     assert done.stdout.splitlines()[-1] == f"* accuracy: {accuracy:.2f}% +- 0.00%"
 
