@@ -515,12 +515,7 @@ class ANPrompt(PromptTrainer):
         }
 
     def method_state(self) -> dict[str, object]:
-        return {
-            "beta": self.model.beta,
-            "sim_w": self.settings.sim_w,
-            "noise_source": self.noise_source,
-            "noise_index": self.noise_index,
-        }
+        return {"beta": self.model.beta, "noise_source": self.noise_source, "noise_index": self.noise_index}
 
     def restore_method_state(self, state: dict) -> None:
         """The training run's beta holds on other datasets too, unless the command line names one."""
