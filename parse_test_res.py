@@ -46,7 +46,10 @@ class Source:
 
     def read_results(self, path: Path) -> float:
         key = {"error": "error_rate"}.get(self.keyword, self.keyword)  # logs say error
-        value = json.loads(path.read_text(encoding="utf-8")).get(key)
+        try:
+            value = dict(json.loads(path.read_text(encoding="utf-8"))).get(key)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): remove it and run again") from error
         if not isinstance(value, int | float):
             raise ValueError(f"{path} has no number called {self.keyword!r}")
         return float(value)
@@ -62,9 +65,13 @@ class Source:
             if match:
                 found = float(match.group(1))
         if found is None:
+            if armed:
+                wanted = f"* {self.keyword}: ...%"
+                raise ValueError(
+                    f"{path}: no {wanted!r}: the run has not finished, or {self.keyword} is none of its metrics"
+                )
             hint = "" if self.test_log else " (logs of --eval-only runs need --test-log)"
-            where = f"no '* {self.keyword}: ...%'" if armed else f"no line {signals[0]!r}"
-            raise ValueError(f"{path}: {where}: the run has not finished{hint}")
+            raise ValueError(f"{path}: no line {signals[0]!r}: the run has not finished{hint}")
         return found
 
 

@@ -143,6 +143,24 @@ def stored_result(cfg: CfgNode, args: argparse.Namespace) -> str | None:
     )
 
 
+def check_continuation(cfg: CfgNode) -> None:
+    """A training that continues the one in the output folder has the same config; only ``MAX_EPOCH`` may grow.
+
+    Raises:
+        ValueError: it would mix two configs in one folder.
+    """
+    stored = started_config(Path(cfg.OUTPUT_DIR))
+    if not stored:
+        return
+    longer = stored.get("OPTIM", {}).get("MAX_EPOCH", 0) < cfg.OPTIM.MAX_EPOCH
+    changed = [line for line in differences(stored, cfg) if not (longer and line.startswith("OPTIM.MAX_EPOCH "))]
+    if changed:
+        raise ValueError(
+            f"{cfg.OUTPUT_DIR} holds a run with another config: {'; '.join(changed)} (stored -> now). "
+            "Give the same values again, choose another output folder, or remove this one."
+        )
+
+
 def started_config(folder: Path) -> dict[str, Any]:
     """Config of an interrupted run that would be continued; ``{}`` where there is no checkpoint."""
     return read_json(folder / CONFIG) if any(folder.glob("*/checkpoint")) else {}
@@ -161,9 +179,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"cannot read {path} ({error}): remove it") from error
+    if not isinstance(content, dict) or not isinstance(content.get("config", {}), dict):
+        raise ValueError(f"cannot read {path} (it is not the record of a run): remove it")
+    return content
 
 
 def start_records(cfg: CfgNode, eval_only: bool) -> None:
@@ -215,6 +236,8 @@ def run(args: argparse.Namespace) -> None:
         if result is not None:
             print(result)
             return
+    if not (args.eval_only or args.no_train):
+        check_continuation(cfg)
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
@@ -252,6 +275,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         report(error)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues after the last finished epoch", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -49,9 +49,19 @@ def _umask() -> int:
 
 
 def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
-    """Write ``state`` to ``path`` atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+    """Write ``state`` to ``path`` atomically.
+
+    Raises:
+        OSError: it cannot be written; what was there before stays.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(dict(state), temporary)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise OSError(
+            f"cannot write the checkpoint {path} ({error}). Is the disk full? Earlier checkpoints are kept: make room "
+            "and give the same command again."
+        ) from error
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -90,9 +100,18 @@ def write_pointer(folder: str | Path, name: str) -> None:
 
 
 def read_pointer(folder: str | Path) -> str | None:
-    """Name of the newest checkpoint in ``folder``, None where nothing was saved yet."""
+    """Name of the newest checkpoint in ``folder``, None where nothing was saved yet.
+
+    Raises:
+        ValueError: the file names no checkpoint that is there.
+    """
     path = Path(folder) / POINTER
-    return path.read_text(encoding="utf-8").strip() or None if path.is_file() else None
+    if not path.is_file():
+        return None
+    name = path.read_text(encoding="utf-8", errors="replace").strip()
+    if not name.startswith("model") or not (path.parent / name).is_file():
+        raise ValueError(f"{path} names {name!r}, which is no checkpoint there. Remove the folder to start over.")
+    return name
 
 
 def remove_leftovers(folder: str | Path, keep: str) -> None:

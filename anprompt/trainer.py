@@ -97,6 +97,9 @@ class PromptTrainer(TrainerX):
         """Find mistakes before data and weights are read."""
         find_weights(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
         require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
+        require_known("TEST.SPLIT", cfg.TEST.SPLIT, ("val", "test"))
+        require_known("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val"))
+        require(cfg.OPTIM.MAX_EPOCH >= 1, f"OPTIM.MAX_EPOCH: expected at least 1, got {cfg.OPTIM.MAX_EPOCH}")
         precision = self.node(cfg).PREC
         require(
             precision in PRECISIONS,
@@ -265,6 +268,8 @@ class PromptTrainer(TrainerX):
         """Continue from the newest checkpoint under ``directory``; the number of epochs already done, or 0."""
         folder = Path(directory) / LEARNER
         name = checkpoint.read_pointer(folder) if self.get_model_names() else None
+        if name is None and self.cfg.RESUME:
+            raise FileNotFoundError(f"nothing to resume in {folder}: --resume takes the OUTPUT_DIR of a run")
         if name is None:
             print("No checkpoint found, train from scratch")
             return 0

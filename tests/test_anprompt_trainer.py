@@ -243,6 +243,19 @@ def test_a_run_on_other_data_is_not_resumed(make_cfg, changes, message):
         finish(make_cfg("OPTIM.MAX_EPOCH", "2", **changes))
 
 
+def test_a_folder_to_resume_must_hold_a_run(make_cfg):
+    with pytest.raises(FileNotFoundError, match="nothing to resume in nowhere"):
+        finish(make_cfg("RESUME", "nowhere"))
+
+
+@pytest.mark.parametrize("content", [b"model.pth.tar-7\n", b"\x00\xff", b""])
+def test_a_damaged_pointer_is_named(make_cfg, tmp_path, content):
+    finish(make_cfg("OPTIM.MAX_EPOCH", "1"))
+    (tmp_path / "run" / LEARNER / "checkpoint").write_bytes(content)
+    with pytest.raises(ValueError, match=r"checkpoint names .* no checkpoint there. Remove the folder to start over"):
+        finish(make_cfg("OPTIM.MAX_EPOCH", "2"))
+
+
 def test_precision_may_change_on_resume(make_cfg):
     finish(make_cfg("OPTIM.MAX_EPOCH", "1"))
     assert finish(make_cfg("OPTIM.MAX_EPOCH", "2", "TRAINER.ANPROMPT.PREC", "amp")).start_epoch == 1
@@ -412,9 +425,12 @@ def test_a_wrong_image_size_is_refused(make_cfg):
         ("INPUT.PIXEL_STD", "[0.5, 0.5, 0.5]", r"INPUT.PIXEL_STD: tiny was trained with .*, got \[0.5, 0.5, 0.5\]"),
         ("INPUT.TRANSFORMS", "['random_flip']", "INPUT.TRANSFORMS: 'normalize' is missing"),
         ("INPUT.INTERPOLATION", "bicubical", "unknown INPUT.INTERPOLATION 'bicubical': did you mean bicubic"),
+        ("TEST.SPLIT", "vall", r"unknown TEST.SPLIT 'vall': did you mean val\?"),
+        ("TEST.FINAL_MODEL", "best", "unknown TEST.FINAL_MODEL 'best'"),
+        ("OPTIM.MAX_EPOCH", "0", "OPTIM.MAX_EPOCH: expected at least 1, got 0"),
     ],
 )
-def test_images_that_do_not_suit_the_backbone_are_refused(make_cfg, option, value, message):
+def test_settings_that_would_silently_mean_something_else_are_refused(make_cfg, option, value, message):
     with pytest.raises(ValueError, match=message):
         start(make_cfg(option, value))
 

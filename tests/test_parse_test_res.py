@@ -115,7 +115,7 @@ def test_hidden_and_stray_files_are_ignored(parse, tmp_path):
             lambda path: write_logs(path, [VALIDATION]),
             "no line 'Finish training': the run has not finished .*--test-log",
         ),
-        (lambda path: write_logs(path, ["Finish training\n"]), r"no '\* accuracy: ...%': the run has not finished"),
+        (lambda path: write_logs(path, ["Finish training\n"]), r"no '\* accuracy: ...%': the run has not finished, or"),
     ],
 )
 def test_what_has_not_finished_is_named(parse, tmp_path, prepare, message):
@@ -128,3 +128,11 @@ def test_what_has_not_finished_is_named(parse, tmp_path, prepare, message):
 
 def test_missing_folder_is_named(parse, tmp_path):
     assert parse(tmp_path / "nowhere")[::2] == (2, f"error: no folder {tmp_path / 'nowhere'}\n")
+
+
+def test_a_damaged_record_is_named(tmp_path, capsys):
+    (tmp_path / "seed1").mkdir()
+    for content in ("{", "[1]", "5"):
+        (tmp_path / "seed1" / "results.json").write_text(content)
+        assert parse_test_res.main([str(tmp_path), "--exact"]) == 2
+        assert "seed1/results.json is damaged" in capsys.readouterr().err

@@ -260,6 +260,34 @@ def test_unfinished_run_is_not_continued_with_another_config(run, probe, tmp_pat
     assert run("--skip-finished", "OPTIM.LR", "0.2")[0] == 0
 
 
+def test_a_run_is_continued_with_its_config_only(run, probe, tmp_path):
+    """Without --skip-finished, too: the result would bear the name of a config that did not make it."""
+    run("OPTIM.LR", "0.1", "OPTIM.MAX_EPOCH", "3")
+    (tmp_path / "out" / "prompt_learner").mkdir()
+    (tmp_path / "out" / "prompt_learner" / "checkpoint").write_text("model.pth.tar-3\n")
+    for change in (("OPTIM.LR", "0.2", "OPTIM.MAX_EPOCH", "3"), ("OPTIM.LR", "0.1", "OPTIM.MAX_EPOCH", "2")):
+        status, error = run(*change)
+        assert status == 2 and "holds a run with another config" in error
+    assert run("OPTIM.LR", "0.1", "OPTIM.MAX_EPOCH", "5")[0] == 0
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", '{"config": 5}'])
+def test_a_record_of_another_shape_is_named(run, tmp_path, content):
+    run()
+    (tmp_path / "out" / "results.json").write_text(content)
+    status, error = run("--skip-finished")
+    assert status == 2 and "results.json (it is not the record of a run): remove it" in error
+
+
+def test_an_interrupt_says_how_to_continue(run, monkeypatch):
+    def interrupt(cfg):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "build_trainer", interrupt)
+    status, error = run()
+    assert status == 130 and "the same command continues" in error
+
+
 def test_result_of_an_older_model_is_not_reused(run, probe, tmp_path):
     evaluate = ("--skip-finished", "--eval-only", "--model-dir", "trained")
     run(*evaluate)

@@ -438,3 +438,11 @@ def test_init_network_weights(init_type):
 def test_init_network_weights_unknown_type():
     with pytest.raises(ValueError, match="got 'zeros'"):
         utils.init_network_weights(small_net(), "zeros")
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    path = tmp_path / "broken.jpg"
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(OSError, match=r"cannot read the image .*broken\.jpg"):
+        utils.read_image(str(path))

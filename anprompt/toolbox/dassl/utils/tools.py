@@ -56,9 +56,16 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
 
 
 def read_image(path: str) -> Image.Image:
-    """The image as RGB."""
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    """The image as RGB.
+
+    Raises:
+        OSError: missing or damaged; the message names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise OSError(f'cannot read the image "{path}" ({error}): unpack or fetch it again') from error
 
 
 def download_url(url: str, dst: str) -> None:
