@@ -59,11 +59,14 @@ def read_image(path: str) -> Image.Image:
     """The image as RGB.
 
     Raises:
-        OSError: missing or damaged; the message names the file.
+        FileNotFoundError: no such file.
+        OSError: damaged; the message names the file.
     """
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise OSError(f'cannot read the image "{path}" ({error}): unpack or fetch it again') from error
 
