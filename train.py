@@ -127,13 +127,8 @@ def stored_result(cfg: CfgNode, args: argparse.Namespace) -> str | None:
     """
     results = read_json(Path(cfg.OUTPUT_DIR, RESULTS))
     stored = results.get("config") or started_config(Path(cfg.OUTPUT_DIR))
-    changed = differences(stored, cfg) if stored else []
-    if changed:
-        state = "a finished" if results else "an unfinished"
-        raise ValueError(
-            f"{cfg.OUTPUT_DIR} holds {state} run with another config: {'; '.join(changed)} (stored -> now). "
-            "Give the same values again, choose another output folder, or remove this one."
-        )
+    if stored:
+        refuse_mixture(cfg, "a finished run" if results else "an unfinished run", differences(stored, cfg))
     if not results or tests_newer_model(cfg, args):
         return None
     return (
@@ -154,9 +149,14 @@ def check_continuation(cfg: CfgNode) -> None:
         return
     longer = stored.get("OPTIM", {}).get("MAX_EPOCH", 0) < cfg.OPTIM.MAX_EPOCH
     changed = [line for line in differences(stored, cfg) if not (longer and line.startswith("OPTIM.MAX_EPOCH "))]
+    refuse_mixture(cfg, "a run", changed)
+
+
+def refuse_mixture(cfg: CfgNode, what: str, changed: Sequence[str]) -> None:
+    """Raise a ValueError if anything ``changed`` since the run that the output folder holds."""
     if changed:
         raise ValueError(
-            f"{cfg.OUTPUT_DIR} holds a run with another config: {'; '.join(changed)} (stored -> now). "
+            f"{cfg.OUTPUT_DIR} holds {what} with another config: {'; '.join(changed)} (stored -> now). "
             "Give the same values again, choose another output folder, or remove this one."
         )
 

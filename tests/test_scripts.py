@@ -215,6 +215,17 @@ def run(shapes, output, script, *arguments, **extra):
     )
 
 
+def launch(shapes, output):
+    """Start a training that is going to be killed, with all its children."""
+    return subprocess.Popen(
+        command("base2new_train.sh", "shapes", "1", *SHORT),
+        env=environment(shapes, output),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
 def weights(directory):
     (path,) = (directory / "prompt_learner").glob("model.pth.tar-3")
     return torch.load(path)["state_dict"]
@@ -284,13 +295,7 @@ def test_another_config_in_the_same_folder_is_refused(finished, shapes):
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(finished, shapes, tmp_path):
     output, _ = finished
-    process = subprocess.Popen(
-        command("base2new_train.sh", "shapes", "1", *SHORT),
-        env=environment(shapes, tmp_path),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = launch(shapes, tmp_path)
     directory = tmp_path / "base2new" / "train_base" / TAIL
     deadline = time.monotonic() + 300
     while not (directory / "prompt_learner" / "checkpoint").is_file():  # the first epoch has been saved
@@ -320,13 +325,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(finished, shape
     directory = tmp_path / "base2new" / "train_base" / TAIL
     rng = random.Random(0)
     for _ in range(12):
-        process = subprocess.Popen(
-            command("base2new_train.sh", "shapes", "1", *SHORT),
-            env=environment(shapes, tmp_path),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = launch(shapes, tmp_path)
         try:
             process.wait(timeout=rng.uniform(3, 13))
         except subprocess.TimeoutExpired:
