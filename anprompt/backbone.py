@@ -72,6 +72,18 @@ class Backbone:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    @property
+    def text_width(self) -> int:
+        return self.model.ln_final.weight.shape[0]
+
+    @property
+    def vision_width(self) -> int:
+        return self.model.visual.proj.shape[0]
+
+    @property
+    def joint_width(self) -> int:
+        return self.model.visual.proj.shape[1]
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids ``[N, L]`` (int64) with start and end token, zero behind it; L is CLIP's 77.
 
@@ -144,9 +156,21 @@ def load_clip(name: str, path: str = "", cache_dir: str | None = None) -> Backbo
 
 def text_depth(name: str) -> int:
     """Number of layers of the text tower, without reading weights; names and errors as for ``load_clip``."""
-    source = _source(name)
-    config = source.config or _read_tiny(TINY_FILE)[0]
-    return config["text_cfg"].get("layers", 12)
+    return _config(name)["text_cfg"].get("layers", 12)
+
+
+def vision_depth(name: str) -> int:
+    """The same for the vision tower."""
+    return _config(name)["vision_cfg"].get("layers", 12)
+
+
+def count_tokens(text: str) -> int:
+    """Length of a text in CLIP's tokens, without start and end."""
+    return len(_tokenizer().encode(text))
+
+
+def _config(name: str) -> dict[str, Any]:
+    return _source(name).config or _read_tiny(TINY_FILE)[0]
 
 
 def find_weights(name: str, path: str = "", cache_dir: str | None = None) -> Path:

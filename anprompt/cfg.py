@@ -1,6 +1,7 @@
 """The keys that all trainers here share, merging with errors that help, and comparing the configs of two runs."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,26 @@ def add_shared_cfg(cfg: CfgNode) -> None:
         cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
     if "PATH" not in cfg.MODEL.BACKBONE:
         cfg.MODEL.BACKBONE.PATH = ""  # weights file; empty: the usual places for MODEL.BACKBONE.NAME
+
+
+def add_trainer_node(cfg: CfgNode, name: str) -> CfgNode:
+    """Add ``TRAINER.<name>`` with the precision, which all trainers have, and the shared keys; the new node."""
+    add_shared_cfg(cfg)
+    node = cfg.TRAINER[name] = CfgNode()
+    node.PREC = "amp"  # fp32, amp (fp16 with loss scaling) or bf16
+    return node
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a ValueError for a configuration mistake."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_number(key: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raise a ValueError unless ``value`` is a number in ``low..high``; ``key`` names it."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    require(number and low <= value <= high, f"{key}: expected a number in {low}..{high}, got {value!r}")
 
 
 def merge_file(cfg: CfgNode, path: str) -> None:

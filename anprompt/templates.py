@@ -330,6 +330,24 @@ def template_for(dataset_name: str) -> str:
     return _TEMPLATES.get(dataset_name, DEFAULT_TEMPLATE)
 
 
+def clip_templates() -> list[str]:
+    """The 80 templates that CLIP's authors wrote for ImageNet, in their order, each with one ``{}``."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+
+
+def ensemble_for(dataset_name: str) -> list[str]:
+    """The seven templates that CLIP's authors chose from their 80, and the dataset's own unless it is ImageNet.
+
+    The ensemble of the CoOp family's second zero-shot baseline.
+    """
+    from open_clip import SIMPLE_IMAGENET_TEMPLATES
+
+    chosen = [template("{}") for template in SIMPLE_IMAGENET_TEMPLATES]
+    return chosen if dataset_name == "ImageNet" else [*chosen, template_for(dataset_name)]
+
+
 def paraphrases_for(dataset_name: str) -> tuple[str, ...]:
     """Return at least 24 other wordings of a dataset's template, each with one ``{}``, never the template itself."""
     return _PARAPHRASES.get(dataset_name, _OBJECTS)

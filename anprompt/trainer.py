@@ -9,26 +9,32 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
 from anprompt import checkpoint
 from anprompt.backbone import Backbone, find_weights, load_clip
-from anprompt.cfg import as_plain
+from anprompt.cfg import as_plain, leaves, require
 from anprompt.nearest import require_known
+from anprompt.prompted import PromptedCLIP
+from anprompt.results import Tally, peak_memory, subset_digest, versions
 from dassl.data.transforms import INTERPOLATION_MODES
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 
 PRECISIONS = ("fp32", "amp", "bf16")
+# The family's fp16 also keeps what is learned in half precision, which makes losses NaN; it is taken as amp here.
+PRECISION_NAMES = {"fp16": "amp"}
 AUTOCAST_DTYPES = {"amp": torch.float16, "bf16": torch.bfloat16}
 LEARNER = "prompt_learner"  # the registered model, and so the folder of its checkpoints
 BEST = "model-best.pth.tar"
@@ -42,12 +48,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision])
 
 
-def require(condition: bool, message: str) -> None:
-    """Raise a ValueError for a configuration mistake."""
-    if not condition:
-        raise ValueError(message)
-
-
 def describe(data: Mapping[str, Any]) -> str:
     """Data set and class list in a few words."""
     names = data["classnames"]
@@ -57,26 +57,27 @@ def describe(data: Mapping[str, Any]) -> str:
 class PromptTrainer(TrainerX):
     """Base of the trainers in ``trainers/``.
 
-    A subclass implements :meth:`build_prompted_model`, :meth:`loss_terms` and :meth:`head_logits`; it may override
-    :meth:`required_settings` and :meth:`evaluation`. The prompted model must hold its learnables in ``.learner``.
+    A subclass implements :meth:`build_prompted_model`. Unless it says otherwise, the loss is the cross-entropy of the
+    model's logits, and these are its only head.
     """
 
-    model: Any  # the prompted model, with .learner
+    model: Any  # a PromptedCLIP
     best_result: float
 
     # ------------------------------------------------------------------ what a method supplies
 
-    def build_prompted_model(self, backbone: Backbone) -> nn.Module:
-        """The frozen CLIP with the method's learnables in ``.learner`` (an empty module where there are none)."""
+    def build_prompted_model(self, backbone: Backbone) -> PromptedCLIP:
+        """The frozen CLIP, which is on the device already, with the method's learnables in ``.learner``."""
         raise NotImplementedError
 
     def loss_terms(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Weighted scalar terms, whose sum is minimised, and the logits ``[B, C]`` to report accuracy on."""
-        raise NotImplementedError
+        logits = self.model(images)
+        return {"ce": F.cross_entropy(logits, labels)}, logits
 
     def head_logits(self, images: Tensor) -> dict[str, Tensor]:
         """Logits ``[B, C]`` of every head, by name."""
-        raise NotImplementedError
+        return {"class": self.model(images)}
 
     def headline(self) -> str:
         """Name of the head whose accuracy is the result."""
@@ -86,10 +87,27 @@ class PromptTrainer(TrainerX):
         """Settings, by yacs key, that a checkpoint must share with this run."""
         return {"TRAINER.NAME": self.cfg.TRAINER.NAME, "MODEL.BACKBONE.NAME": self.backbone.name}
 
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Entered around one pass over a test set, where weights and classes stay the same."""
-        yield
+    def own_settings(self, *keys: str) -> dict[str, Any]:
+        """``TRAINER.<NAME>.<key>`` and its value, for :meth:`required_settings`."""
+        values = dict(leaves(as_plain(self.node(self.cfg))))
+        return {f"{self.key(self.cfg)}.{key}": values[key] for key in keys}
+
+    def check_classes(self, trained_on: Mapping[str, Any]) -> None:
+        """Raise a ValueError if a checkpoint trained on those data and classes cannot serve the ones at hand."""
+
+    def method_state(self) -> dict[str, Any]:
+        """Plain numbers and strings that the method wants back from its checkpoint."""
+        return {}
+
+    def restore_method_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`method_state` returned when the checkpoint was written."""
+
+    def training_state(self) -> dict[str, Any]:
+        """What else training goes on from: tensors and plain data."""
+        return {}
+
+    def restore_training_state(self, state: Mapping[str, Any], epoch: int) -> None:
+        """Take back what :meth:`training_state` returned; ``epoch`` epochs are done."""
 
     # ------------------------------------------------------------------ set-up
 
@@ -102,26 +120,35 @@ class PromptTrainer(TrainerX):
         require(cfg.OPTIM.MAX_EPOCH >= 1, f"OPTIM.MAX_EPOCH: expected at least 1, got {cfg.OPTIM.MAX_EPOCH}")
         precision = self.node(cfg).PREC
         require(
-            precision in PRECISIONS,
-            f"TRAINER.{cfg.TRAINER.NAME.upper()}.PREC: expected one of {', '.join(PRECISIONS)}, got {precision!r}",
+            precision in (*PRECISIONS, *PRECISION_NAMES),
+            f"{self.key(cfg)}.PREC: expected one of {', '.join(PRECISIONS)}, got {precision!r}",
         )
+        if precision in PRECISION_NAMES:
+            print(f"{self.key(cfg)}.PREC {precision} is taken as {PRECISION_NAMES[precision]}: learnables stay in fp32")
+
+    @staticmethod
+    def key(cfg: CfgNode) -> str:
+        """Of the method's own config node: ``TRAINER.<NAME IN CAPITALS>``."""
+        return f"TRAINER.{cfg.TRAINER.NAME.upper()}"
 
     @staticmethod
     def node(cfg: CfgNode) -> CfgNode:
-        """The method's own config node, ``TRAINER.<NAME IN CAPITALS>``."""
+        """The method's own config node."""
         return cfg.TRAINER[cfg.TRAINER.NAME.upper()]
 
     def build_model(self) -> None:
         cfg = self.cfg
         self.backbone = load_clip(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
         self.check_images()
+        self.backbone.model.to(self.device)
         self.model = self.build_prompted_model(self.backbone).to(self.device)
+        self.train_seconds = 0.0  # of the whole run, resumed or not
         self.trained_on: dict[str, Any] | None = None  # data of a loaded checkpoint; None: the data at hand
         self.disposable: Path | None = None  # the rolling checkpoint that the next one supersedes
         self._rng_to_restore: Mapping[str, Any] | None = None
-        learnable = [parameter for parameter in self.model.learner.parameters() if parameter.requires_grad]
-        print(f"# learnable parameters: {sum(parameter.numel() for parameter in learnable):,}")
-        if not learnable:
+        self.learnable_count = sum(weight.numel() for weight in self.model.learner.parameters() if weight.requires_grad)
+        print(f"# learnable parameters: {self.learnable_count:,}")
+        if not self.learnable_count:
             return
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision() == "amp")
         self.optim = build_optimizer(self.model.learner, cfg.OPTIM)
@@ -139,7 +166,8 @@ class PromptTrainer(TrainerX):
             require(close, f"INPUT.{key}: {backbone.name} was trained with {list(expected)}, got {given[key]}")
 
     def precision(self) -> str:
-        return self.node(self.cfg).PREC
+        name = self.node(self.cfg).PREC
+        return PRECISION_NAMES.get(name, name)
 
     def autocast(self) -> AbstractContextManager:
         return autocast(self.precision(), self.device)
@@ -162,6 +190,11 @@ class PromptTrainer(TrainerX):
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return {"loss": sum(values.values()), **values, "acc": compute_accuracy(logits, labels)[0].item()}
+
+    def run_epoch(self) -> None:
+        started = time.perf_counter()
+        super().run_epoch()
+        self.train_seconds += time.perf_counter() - started
 
     def finite_values(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """The terms as numbers.
@@ -242,6 +275,8 @@ class PromptTrainer(TrainerX):
             "rolling": rolling,
             "settings": self.required_settings(),
             "method_state": self.method_state(),
+            "training_state": self.training_state(),
+            "train_seconds": self.train_seconds,
             "trained_on": self.data_identity(),
             "seed": self.cfg.SEED,
             "backbone_digest": self.backbone.digest,
@@ -256,13 +291,6 @@ class PromptTrainer(TrainerX):
     def data_identity(self) -> dict[str, Any]:
         """Data set and class list, in order."""
         return {"dataset": self.cfg.DATASET.NAME, "classnames": list(self.dm.dataset.classnames)}
-
-    def method_state(self) -> dict[str, Any]:
-        """Plain numbers and strings that the method wants back from its checkpoint."""
-        return {}
-
-    def restore_method_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`method_state` returned when the checkpoint was written."""
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue from the newest checkpoint under ``directory``; the number of epochs already done, or 0."""
@@ -292,6 +320,7 @@ class PromptTrainer(TrainerX):
         if state["scaler"]:  # empty where the earlier part of the run had no loss scaling
             self.scaler.load_state_dict(state["scaler"])
         self.best_result = state["best_result"]
+        self.restore_training_state(state["training_state"], state["epoch"])
         self._rng_to_restore = state["rng"]
         self.disposable = path if state["rolling"] and directory == self.output_dir else None
         print(f"Loaded {path} (epoch = {state['epoch']})")
@@ -331,7 +360,9 @@ class PromptTrainer(TrainerX):
         )
         if state["backbone_digest"] != self.backbone.digest:
             print(f"Warning: {path} was trained on another weights file of {self.backbone.name}: is it the same model?")
+        self.check_classes(state["trained_on"])
         checkpoint.load_strictly(self.model.learner, state["state_dict"], path)
+        self.train_seconds = state["train_seconds"]
         self.restore_method_state(state["method_state"])
         return state
 
@@ -353,51 +384,70 @@ class PromptTrainer(TrainerX):
         name = split or self.cfg.TEST.SPLIT
         name, loader = (name, self.val_loader) if name == "val" and self.val_loader else ("test", self.test_loader)
         print(f"Evaluate on the *{name}* set")
-        correct, total = self.count_correct(loader)
-        self.print_heads(correct, total)
+        started = time.perf_counter()
+        tally = self.count_correct(loader)
+        seconds = time.perf_counter() - started
+        self.print_heads(tally)
         results = self.evaluator.evaluate()
         for key, value in results.items():
             self.write_scalar(f"{name}/{key}", value, self.epoch)
         if split is None:
-            self.write_results(name, dict(results), correct, total)
+            self.write_results(name, dict(results), tally, seconds)
         return next(iter(results.values()))
 
-    def count_correct(self, loader: Any) -> tuple[dict[str, int], int]:
+    def count_correct(self, loader: Any) -> Tally:
         """Feed the headline head to Dassl's evaluator and count every head's hits."""
-        headline, total = self.headline(), 0
-        correct: dict[str, int] = {}
+        tally = Tally(self.headline(), self.num_classes, self.device)
         with self.evaluation():
             for batch in tqdm(loader, desc="evaluating"):
                 images, labels = self.parse_batch_test(batch)
                 with self.autocast():
                     heads = self.head_logits(images)
-                self.evaluator.process(heads[headline], labels)
-                total += len(labels)
-                for head, logits in heads.items():
-                    correct[head] = correct.get(head, 0) + int((logits.argmax(dim=1) == labels).sum())
-        return correct, total
+                self.evaluator.process(heads[tally.headline], labels)
+                tally.add(heads, labels)
+        return tally
 
-    def print_heads(self, correct: Mapping[str, int], total: int) -> None:
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Entered around one pass over a test set, where weights and classes stay the same."""
+        with ExitStack() as stack:
+            with self.autocast():
+                stack.enter_context(self.model.fixed_text())
+            yield
+
+    def print_heads(self, tally: Tally) -> None:
         # Written so that the family's log parsers, which look for "* accuracy: x%", do not take it for the result.
-        shares = ", ".join(f"{head} {100 * hits / max(total, 1):.2f}" for head, hits in correct.items())
-        print(f"Heads in per cent: {shares} (headline: {self.headline()})")
+        shares = (f"{head} {100 * hits / max(tally.total, 1):.2f}" for head, hits in tally.correct().items())
+        print(f"Heads in per cent: {', '.join(shares)} (headline: {tally.headline})")
 
-    def write_results(self, split: str, metrics: dict[str, float], correct: Mapping[str, int], total: int) -> None:
+    def write_results(self, split: str, metrics: dict[str, float], tally: Tally, test_seconds: float) -> None:
         """Leave ``results.json`` in the output folder: the run is finished."""
-        headline = self.headline()
+        cfg, correct, total = self.cfg, tally.correct(), tally.total
         record = {
-            "dataset": self.cfg.DATASET.NAME,
-            "classes": self.cfg.DATASET.SUBSAMPLE_CLASSES,
-            "seed": self.cfg.SEED,
-            "trainer": self.cfg.TRAINER.NAME,
+            "dataset": cfg.DATASET.NAME,
+            "classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+            "shots": cfg.DATASET.NUM_SHOTS,
+            "seed": cfg.SEED,
+            "trainer": cfg.TRAINER.NAME,
             "split": split,
-            "headline": headline,
+            "headline": tally.headline,
             **metrics,
+            "calibration_error": tally.calibration_error(),
             "total": total,
-            "correct": correct[headline],
-            "heads": {head: {"accuracy": 100 * n / total, "correct": n} for head, n in correct.items()},
+            "correct": correct[tally.headline],
+            "heads": {head: {"accuracy": 100 * hits / total, "correct": hits} for head, hits in correct.items()},
+            "per_class": tally.per_class(self.dm.dataset.classnames),
+            "parameters": self.learnable_count,
+            "cost": {
+                "train_seconds": self.train_seconds,
+                "test_seconds": test_seconds,
+                **peak_memory(self.device),
+            },
+            "trained_on": self.trained_on or self.data_identity(),
+            "subset": subset_digest(self.dm.dataset.train_x, cfg.DATASET.ROOT) if cfg.DATASET.NUM_SHOTS >= 1 else None,
             "method_state": as_plain(self.method_state()),
-            "config": as_plain(self.cfg),
+            "versions": versions(),
+            "config": as_plain(cfg),
         }
         with checkpoint.atomic_path(os.path.join(self.output_dir, RESULTS)) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

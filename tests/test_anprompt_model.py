@@ -1,15 +1,17 @@
 """The prompted CLIP and its objective against the oracle, and the invariants of its parts."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from anprompt.encoders import Tokens, text_features, vision_rows, vision_trunk
+from anprompt.inserted import InsertedCLIP
 from anprompt.losses import head_cross_entropy, similarity_loss, weak_alignment_loss
 from tests.conftest import small_clip
 from tests.oracle import Oracle, anprompt_objective, mmrl_objective
-from trainers.anprompt import PER_DATASET, PromptedCLIP, Settings, SharedAligner, TokenLearner
+from trainers.anprompt import PER_DATASET, ANPrompt, Settings, SharedAligner, TokenLearner
 
 PAPER = Settings(
     n_tokens=3, layers=(3, 4), beta=0.6, sim_w=0.5, vision_aligner="shared", prototype_proj="low_rank",
@@ -39,20 +41,24 @@ def doubled(settings, clip, seed=0):
 
 
 def prompted(settings, clip, ids, seed=0):
-    model = PromptedCLIP(clip, doubled(settings, clip, seed), settings.layers, settings.beta)
+    model = InsertedCLIP(clip, doubled(settings, clip, seed), settings.layers, settings.beta)
     model.set_classes(ids)
-    noise = torch.randn(len(ids), 24, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    model.classes.weak_noise = torch.nn.functional.normalize(noise, dim=-1)
     return model
 
 
-def objective(model, settings, images, labels):
+def weak_noise(classes=5):
+    noise = torch.randn(classes, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return torch.nn.functional.normalize(noise, dim=-1)
+
+
+def loss_terms(model, settings, images, labels):
     """The trainer's own code on this model, without a trainer around it."""
-    from types import SimpleNamespace
+    trainer = SimpleNamespace(model=model, settings=settings, weak_noise=weak_noise())
+    return ANPrompt.loss_terms(trainer, images, labels)
 
-    from trainers.anprompt import ANPrompt
 
-    terms, logits = ANPrompt.loss_terms(SimpleNamespace(model=model, settings=settings), images, labels)
+def objective(model, settings, images, labels):
+    terms, logits = loss_terms(model, settings, images, labels)
     return sum(terms.values()), logits
 
 
@@ -70,7 +76,7 @@ def test_objective_and_all_gradients_equal_the_oracle(clip, oracle, prompts, ima
     loss, logits = objective(model, settings, images, LABELS)
     copies = leaves(model.learner)
     slow, class_logits, _ = anprompt_objective(
-        oracle, {**copies, **dict(model.learner.named_buffers())}, prompts, images, LABELS, model.classes.weak_noise,
+        oracle, {**copies, **dict(model.learner.named_buffers())}, prompts, images, LABELS, weak_noise(),
         settings.layers, beta=settings.beta, coef=settings.coef, alpha=settings.alpha, sim_w=settings.sim_w,
         wa_w=settings.wa_w,
     )  # fmt: skip
@@ -197,7 +203,7 @@ def test_tokens_sit_in_the_last_layers_of_a_deeper_vision_tower(prompts, images)
     """As in ViT-L/14: 12 text layers, 24 vision layers."""
     clip = small_clip(depth=2, vision_depth=4)
     oracle = Oracle(clip, text_heads=4, vision_heads=3, quick=True)
-    model = PromptedCLIP(clip, doubled(replace(PAPER, layers=(2,)), clip), (2,), beta=1.0)
+    model = InsertedCLIP(clip, doubled(replace(PAPER, layers=(2,)), clip), (2,), beta=1.0)
     assert model.vision_layers == (4,)
     model.set_classes(prompts)
     class_row, _ = oracle.image(images, {4: model.learner.vision_tokens()[0]})
@@ -223,15 +229,11 @@ def test_the_text_trunk_computed_once_changes_nothing(clip, prompts):
 
 
 def test_terms_are_the_documented_functions(clip, prompts, images):
-    from types import SimpleNamespace
-
-    from trainers.anprompt import ANPrompt
-
     model = prompted(PAPER, clip, prompts)
-    terms, logits = ANPrompt.loss_terms(SimpleNamespace(model=model, settings=PAPER), images, LABELS)
+    terms, logits = loss_terms(model, PAPER, images, LABELS)
     text, features = model.encode_text(), model.encode_image(images, with_frozen=True)
     prototype = model.logits(features.prototype, text)
-    noise = model.logits(features.prototype, model.classes.weak_noise)
+    noise = model.logits(features.prototype, weak_noise())
     assert terms["ce"].item() == pytest.approx(head_cross_entropy(logits, prototype, LABELS, 0.7).item())
     expected = 0.5 * similarity_loss(features.class_token, features.frozen)
     assert terms["sim_image"].item() == pytest.approx(expected.item())
@@ -239,10 +241,9 @@ def test_terms_are_the_documented_functions(clip, prompts, images):
     assert terms["wa"].item() == pytest.approx(weak_alignment_loss(logits, noise).item())
 
 
-def test_weak_noise_and_frozen_noise_prompts_get_no_gradient(clip, prompts, images):
+def test_frozen_weights_and_noise_prompts_get_no_gradient(clip, prompts, images):
     model = prompted(PAPER, clip, prompts)
     objective(model, PAPER, images, LABELS)[0].backward()
-    assert not model.classes.weak_noise.requires_grad
     assert not model.learner.noise_prompts.requires_grad and model.learner.noise_prompts.grad is None
     assert all(parameter.grad is None for parameter in model.clip.parameters())
 

@@ -394,7 +394,7 @@ def test_loading_is_strict(make_cfg):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("PREC", "fp16", "PREC: expected one of fp32, amp, bf16, got 'fp16'"),
+        ("PREC", "half", "PREC: expected one of fp32, amp, bf16, got 'half'"),
         ("N_TOKENS", "0", "N_TOKENS: expected at least 1, got 0"),
         ("LAYERS", "[3, 5, 6]", r"LAYERS: expected contiguous layers.*got \[3, 5, 6\]"),
         ("LAYERS", "[]", "LAYERS: expected contiguous layers"),
@@ -455,13 +455,13 @@ def test_noise_prompts_are_kept_on_new_classes(make_cfg):
 def test_training_leaves_noise_prompts_and_weak_noise_features_alone(make_cfg):
     trainer = start(make_cfg())
     trainer.before_train()
-    prompts, features = trainer.model.learner.noise_prompts.clone(), trainer.model.classes.weak_noise.clone()
+    prompts, features = trainer.model.learner.noise_prompts.clone(), trainer.weak_noise.clone()
     trainer.epoch = 0
     trainer.run_epoch()
     trainer.close_writer()
     assert prompts.abs().sum() > 0
     assert torch.equal(prompts, trainer.model.learner.noise_prompts)
-    assert torch.equal(features, trainer.model.classes.weak_noise)
+    assert torch.equal(features, trainer.weak_noise)
 
 
 def test_building_noise_draws_from_no_global_generator(make_cfg):
@@ -629,7 +629,7 @@ def test_extras_switched_off_on_the_command_line_leave_mmrl(make_cfg):
     }
     options = [word for key, value in off.items() for word in (f"TRAINER.ANPROMPT.{key}", value)]
     trainer = finish(make_cfg(*options))
-    assert trainer.noise_index is None and trainer.model.classes.weak_noise is None
+    assert trainer.noise_index is None and trainer.weak_noise is None
     kinds = {name.split(".")[0] for name in trainer.model.learner.state_dict()}
     assert kinds == {"tokens", "text_aligner", "vision_aligner", "prototype_proj"}
     assert set(trainer.loss_terms(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1]))[0]) == {

@@ -13,38 +13,32 @@ what remains is MMRL.
 Notation as in ``anprompt/encoders.py``; in addition ``N`` layers receive tokens.
 """
 
-import copy
 import math
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from anprompt.backbone import Backbone, text_depth
-from anprompt.cfg import add_shared_cfg
-from anprompt.encoders import (
-    TextStates,
-    Tokens,
-    VisionStates,
-    text_features,
-    text_trunk,
-    vision_rows,
-    vision_trunk,
+from anprompt.backbone import Backbone
+from anprompt.cfg import add_trainer_node, require, require_number
+from anprompt.inserted import (
+    HEADS,
+    InsertedCLIP,
+    InsertedTrainer,
+    LinearAligner,
+    PrototypeProjection,
+    check_layers,
+    low_rank_init,
 )
 from anprompt.losses import head_cross_entropy, similarity_loss, weak_alignment_loss
 from anprompt.noise import NoiseBanks, noise_banks, noise_prompts, weak_noise_features
+from anprompt.prompted import random_prompts
 from anprompt.templates import prompts_for
-from anprompt.trainer import PromptTrainer, require
 from dassl.engine import TRAINER_REGISTRY
 
-TOKEN_STD = 0.02
 ALIGNER_RANK = 4  # rank of the per-layer residual of the shared aligner (early release)
-PROTOTYPE_RANK = 64  # rank of the residual on CLIP's visual projection (early release)
 
 # Values of the authors' early release (June 2025), used where the config leaves BETA or SIM_W unset.
 PER_DATASET = {
@@ -62,7 +56,6 @@ PER_DATASET = {
 }
 FALLBACK = {"BETA": 0.9, "SIM_W": 0.5}
 
-HEADS = ("class", "prototype", "fused")
 CHOICES = {
     "VISION_ALIGNER": ("shared", "linear"),
     "PROTOTYPE_PROJ": ("low_rank", "full"),
@@ -74,9 +67,7 @@ CHOICES = {
 
 def add_anprompt_cfg(cfg: CfgNode) -> None:
     """Add ``TRAINER.ANPROMPT`` and the shared keys: the one call that a CoOp-style ``train.py`` needs."""
-    add_shared_cfg(cfg)
-    node = cfg.TRAINER.ANPROMPT = CfgNode()
-    node.PREC = "amp"  # fp32, amp (fp16 with loss scaling) or bf16
+    node = add_trainer_node(cfg, "ANPROMPT")
     node.N_TOKENS = 5  # K
     node.LAYERS = [6, 7, 8, 9, 10, 11, 12]  # contiguous, up to the last text layer; vision: as many last layers
     node.BETA = None  # weight of the fresh token in deeper vision layers, 0..1; None: PER_DATASET
@@ -105,18 +96,6 @@ extend_cfg = add_anprompt_cfg  # found by this project's train.py
 # ---------------------------------------------------------------------------------------------- token learner
 
 
-class LinearAligner(nn.Module):
-    """One linear map per layer, all starting as copies of ``template`` (``E -> D``)."""
-
-    def __init__(self, template: nn.Linear, layers: int):
-        super().__init__()
-        self.maps = nn.ModuleList(copy.deepcopy(template) for _ in range(layers))
-
-    def forward(self, tokens: Tensor) -> list[Tensor]:
-        """``[K, E]`` -> N tensors ``[K, D]``."""
-        return [linear(tokens) for linear in self.maps]
-
-
 class SharedAligner(nn.Module):
     """One matrix for all layers plus a low-rank residual and a bias per layer (MMRL++); starts as ``template``."""
 
@@ -134,38 +113,6 @@ class SharedAligner(nn.Module):
         return list(tokens @ weights.transpose(1, 2) + self.bias[:, None])
 
 
-def low_rank_init(rows: int, rank: int) -> Tensor:
-    """Left factor of a residual whose right factor starts at zero: Kaiming-uniform with a = sqrt(5)."""
-    return nn.init.kaiming_uniform_(torch.empty(rows, rank), a=math.sqrt(5))
-
-
-class PrototypeProjection(nn.Module):
-    """Project averaged token rows into the joint space.
-
-    ``low_rank``: CLIP's visual projection plus a rank-64 residual that starts at zero. ``full``: an own matrix with
-    Gaussian start, as in MMRL.
-    """
-
-    def __init__(self, visual_proj: Tensor, kind: str):
-        super().__init__()
-        width, joint = visual_proj.shape
-        if kind == "full":
-            self.weight = nn.Parameter(width**-0.5 * torch.randn(width, joint))
-        else:
-            self.up = nn.Parameter(low_rank_init(width, PROTOTYPE_RANK))
-            self.down = nn.Parameter(torch.zeros(PROTOTYPE_RANK, joint))
-            # Belongs to the backbone: neither trained nor saved here.
-            self.register_buffer("frozen", visual_proj.detach().clone(), persistent=False)
-
-    def matrix(self) -> Tensor:
-        """``[D, E]``."""
-        return self.weight if hasattr(self, "weight") else self.frozen + self.up @ self.down
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """``[B, D] -> [B, E]``."""
-        return rows @ self.matrix()
-
-
 class TokenLearner(nn.Module):
     """All that ANPrompt learns, and the noise prompts, which are frozen but belong to the training classes.
 
@@ -181,14 +128,14 @@ class TokenLearner(nn.Module):
         vision_map = nn.Linear(joint, clip.visual.proj.shape[0])
         layers, count = len(settings.layers), settings.n_tokens
         self.coef = settings.coef
-        self.tokens = nn.Parameter(TOKEN_STD * torch.randn(count, joint))
+        self.tokens = nn.Parameter(random_prompts(count, joint))
         self.text_aligner = LinearAligner(text_map, layers)
         aligner = SharedAligner if settings.vision_aligner == "shared" else LinearAligner
         self.vision_aligner = aligner(vision_map, layers)
         self.prototype_proj = PrototypeProjection(clip.visual.proj, settings.prototype_proj)
         self.text_noise_aligner = self.vision_noise_aligner = None
         if settings.noise_source == "learnable":
-            self.noise_prompts = nn.Parameter(TOKEN_STD * torch.randn(count, joint))
+            self.noise_prompts = nn.Parameter(random_prompts(count, joint))
             self.vision_noise_aligner = LinearAligner(vision_map, layers)
         elif settings.noise_source == "cluster":
             self.register_buffer("noise_prompts", torch.zeros(count, joint))
@@ -209,99 +156,6 @@ class TokenLearner(nn.Module):
         if noise_aligner is None:
             return tokens
         return [own + self.coef * noise for own, noise in zip(tokens, noise_aligner(self.noise_prompts), strict=True)]
-
-
-# ---------------------------------------------------------------------------------------------- prompted CLIP
-
-
-@dataclass
-class ClassSet:
-    """What depends on the class list. Never saved: it is computed anew for every list.
-
-    Attributes:
-        trunk: the prompts' text states about to enter layer J.
-        zero_shot: ``[C, E]`` frozen CLIP features of the prompts, unit length.
-        weak_noise: ``[C, E]`` weak-noise features, unit length; None until noise is built.
-    """
-
-    trunk: TextStates
-    zero_shot: Tensor
-    weak_noise: Tensor | None = None
-
-
-@dataclass
-class ImageFeatures:
-    """Unit features ``[B, E]``: class token, prototype (NRVPP) and, in training, the frozen CLIP's."""
-
-    class_token: Tensor
-    prototype: Tensor
-    frozen: Tensor | None = None
-
-
-class PromptedCLIP(nn.Module):
-    """A frozen CLIP that sees the learner's tokens from layer J on.
-
-    Args:
-        layers: text layers that receive tokens; in a deeper vision tower, as many of its last layers do.
-        beta: weight of the fresh token where a vision layer overwrites the previous layer's output.
-    """
-
-    def __init__(self, clip: nn.Module, learner: TokenLearner, layers: tuple[int, ...], beta: float):
-        super().__init__()
-        self.clip, self.learner, self.beta = clip, learner, beta
-        shift = len(clip.visual.transformer.resblocks) - len(clip.transformer.resblocks)
-        self.text_layers = layers
-        self.vision_layers = tuple(layer + shift for layer in layers)
-        self.classes: ClassSet | None = None
-        self.cached_text: Tensor | None = None
-
-    @property
-    def scale(self) -> Tensor:
-        """CLIP's own logit scale: 100 for OpenAI's models, which the early release writes as a constant."""
-        return self.clip.logit_scale.detach().exp()
-
-    @torch.no_grad()
-    def encode_frozen_text(self, ids: Tensor) -> Tensor:
-        """Unit features ``[N, E]`` of the untouched CLIP for token ids ``[N, L]``."""
-        return F.normalize(text_features(self.clip, text_trunk(self.clip, ids)), dim=-1)
-
-    @torch.no_grad()
-    def set_classes(self, ids: Tensor) -> None:
-        """Prepare for the classes whose prompts have token ids ``[C, L]``."""
-        trunk = text_trunk(self.clip, ids, self.text_layers[0])
-        self.classes = ClassSet(trunk, self.encode_frozen_text(ids))
-        self.cached_text = None
-
-    def encode_text(self) -> Tensor:
-        """Unit text features ``[C, E]`` of the current classes with tokens."""
-        if self.cached_text is not None:
-            return self.cached_text
-        tokens = dict(zip(self.text_layers, self.learner.text_tokens(), strict=True))
-        return unit(text_features(self.clip, self.classes.trunk, Tokens(tokens, insert=True)))
-
-    def encode_image(self, images: Tensor, with_frozen: bool = False) -> ImageFeatures:
-        """Features of images ``[B, 3, H, W]``; the layers below J run once for the prompted and the frozen pass."""
-        projection = self.clip.visual.proj
-        with torch.no_grad():
-            trunk = vision_trunk(self.clip, images, self.vision_layers[0])
-            frozen = self.encode_frozen_rest(trunk) if with_frozen else None
-        tokens = dict(zip(self.vision_layers, self.learner.vision_tokens(), strict=True))
-        rows = vision_rows(self.clip, trunk, Tokens(tokens, insert=True, beta=self.beta))
-        prototype = self.learner.prototype_proj(rows.token_rows.mean(dim=1))
-        return ImageFeatures(unit(rows.class_row @ projection), unit(prototype), frozen)
-
-    def encode_frozen_rest(self, trunk: VisionStates) -> Tensor:
-        return unit(vision_rows(self.clip, trunk).class_row @ self.clip.visual.proj)
-
-    def logits(self, features: Tensor, text: Tensor) -> Tensor:
-        """Scaled cosine ``[B, C]`` of unit features, outside autocast: half precision would round it to 1/16."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.scale * features @ text.T
-
-
-def unit(features: Tensor) -> Tensor:
-    """Normalise the last dimension in at least fp32."""
-    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
 # ---------------------------------------------------------------------------------------------- settings
@@ -350,21 +204,9 @@ def check_node(node: CfgNode) -> None:
     unbounded = {"LOSS.SIM_W": math.inf, "LOSS.WA_W": math.inf}
     for key, top in {**bounded, **unbounded}.items():
         value = lookup(node, key)
-        if value is None and key in ("BETA", "LOSS.SIM_W"):
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        require(number and 0 <= value <= top, f"TRAINER.ANPROMPT.{key}: expected a number in 0..{top}, got {value!r}")
+        if value is not None or key not in ("BETA", "LOSS.SIM_W"):
+            require_number(f"TRAINER.ANPROMPT.{key}", value, 0, top)
     require(node.N_TOKENS >= 1, f"TRAINER.ANPROMPT.N_TOKENS: expected at least 1, got {node.N_TOKENS}")
-
-
-def check_layers(layers: list[int], backbone: str) -> None:
-    """Raise a ValueError unless ``layers`` are contiguous and end with the last text layer."""
-    depth = text_depth(backbone)
-    require(
-        bool(layers) and layers[0] >= 1 and layers == list(range(layers[0], depth + 1)),
-        f"TRAINER.ANPROMPT.LAYERS: expected contiguous layers up to the last of the {depth} text layers of {backbone}, "
-        f"such as {list(range(depth // 2, depth + 1))}, got {layers}",
-    )
 
 
 def lookup(node: CfgNode, key: str) -> object:
@@ -377,23 +219,24 @@ def lookup(node: CfgNode, key: str) -> object:
 
 
 @TRAINER_REGISTRY.register()
-class ANPrompt(PromptTrainer):
+class ANPrompt(InsertedTrainer):
     """Anti-noise prompt tuning."""
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         check_node(cfg.TRAINER.ANPROMPT)
-        check_layers(list(cfg.TRAINER.ANPROMPT.LAYERS), cfg.MODEL.BACKBONE.NAME)
+        check_layers("TRAINER.ANPROMPT.LAYERS", list(cfg.TRAINER.ANPROMPT.LAYERS), cfg.MODEL.BACKBONE.NAME)
 
-    def build_prompted_model(self, backbone: Backbone) -> PromptedCLIP:
+    def build_prompted_model(self, backbone: Backbone) -> InsertedCLIP:
         self.settings = Settings.from_cfg(self.cfg)
         self.print_per_dataset_values()
         clip, settings = backbone.model, self.settings
-        model = PromptedCLIP(clip, TokenLearner(clip, settings), settings.layers, settings.beta).to(self.device)
+        model = InsertedCLIP(clip, TokenLearner(clip, settings), settings.layers, settings.beta)
         prompts = prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames)
         model.set_classes(backbone.tokenize(prompts).to(self.device))
         self.noise_index: tuple[int, int] | None = None  # drawn in training, or brought by a checkpoint
         self.noise_source = ""
+        self.weak_noise: Tensor | None = None  # [C, E], unit length, of the training classes
         return model
 
     def print_per_dataset_values(self) -> None:
@@ -445,7 +288,7 @@ class ANPrompt(PromptTrainer):
         print(f"Weak noise: {banks.source}; sentences {base} and {perturbation}, strength {noise.STRENGTH}")
         clean, perturbed = banks.base[base], banks.perturbation[perturbation]
         features = weak_noise_features(self.encode_sentences(clean), self.encode_sentences(perturbed), noise.STRENGTH)
-        self.model.classes.weak_noise = features
+        self.weak_noise = features
         if redraw and self.settings.noise_source == "cluster":
             centres = noise_prompts(features, self.settings.n_tokens, lambda: self.encode_bank(banks))
             self.model.learner.noise_prompts.copy_(centres)
@@ -471,48 +314,22 @@ class ANPrompt(PromptTrainer):
             "sim_text": settings.sim_w * similarity_loss(text, classes.zero_shot),
         }
         if settings.wa_w > 0:
-            noise_logits = model.logits(features.prototype, classes.weak_noise)
+            noise_logits = model.logits(features.prototype, self.weak_noise)
             terms["wa"] = settings.wa_w * weak_alignment_loss(class_logits, noise_logits)
         return terms, class_logits
 
     # ------------------------------------------------------------------ evaluation and checkpoints
 
-    def head_logits(self, images: Tensor) -> dict[str, Tensor]:
-        text = self.model.encode_text()
-        features = self.model.encode_image(images)
-        class_logits = self.model.logits(features.class_token, text)
-        prototype_logits = self.model.logits(features.prototype, text)
-        alpha = self.settings.alpha
-        fused = alpha * class_logits + (1 - alpha) * prototype_logits
-        return {"class": class_logits, "prototype": prototype_logits, "fused": fused}
+    def alpha(self) -> float:
+        return self.settings.alpha
 
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Encode the class set once per pass, and forget it afterwards: training changes it."""
-        with self.autocast():
-            self.model.cached_text = self.model.encode_text()
-        try:
-            yield
-        finally:
-            self.model.cached_text = None
-
-    def headline(self) -> str:
-        """Fixed before any test number: one head for the data and classes trained on, one for all other."""
+    def headline_heads(self) -> tuple[str, str]:
         head = self.cfg.TRAINER.ANPROMPT.HEAD
-        return head.SEEN if self.trained_on in (None, self.data_identity()) else head.UNSEEN
+        return head.SEEN, head.UNSEEN
 
     def required_settings(self) -> dict[str, object]:
-        prefix = "TRAINER.ANPROMPT."
-        return {
-            **super().required_settings(),
-            f"{prefix}N_TOKENS": self.settings.n_tokens,
-            f"{prefix}LAYERS": list(self.settings.layers),
-            f"{prefix}VISION_ALIGNER": self.settings.vision_aligner,
-            f"{prefix}PROTOTYPE_PROJ": self.settings.prototype_proj,
-            f"{prefix}NOISE_PROMPT.SOURCE": self.settings.noise_source,
-            f"{prefix}NOISE_PROMPT.COEF": self.settings.coef,
-            f"{prefix}LOSS.ALPHA": self.settings.alpha,
-        }
+        keys = "N_TOKENS LAYERS VISION_ALIGNER PROTOTYPE_PROJ NOISE_PROMPT.SOURCE NOISE_PROMPT.COEF LOSS.ALPHA"
+        return super().required_settings() | self.own_settings(*keys.split())
 
     def method_state(self) -> dict[str, object]:
         return {"beta": self.model.beta, "noise_source": self.noise_source, "noise_index": self.noise_index}

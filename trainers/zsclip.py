@@ -1,33 +1,30 @@
-"""Zero-shot CLIP with the hand-written template of the dataset: the reference that every method is measured from."""
+"""Zero-shot CLIP, the reference that every method is measured from: with one hand-written template, or with several."""
 
 import time
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from anprompt.backbone import Backbone, find_weights
-from anprompt.encoders import text_features, text_trunk, vision_rows, vision_trunk
-from anprompt.templates import prompts_for
+from anprompt.prompted import PromptedCLIP, unit
+from anprompt.templates import class_text, ensemble_for, template_for
 from anprompt.trainer import PromptTrainer
 from dassl.engine import TRAINER_REGISTRY
 
 
-class FrozenCLIP(nn.Module):
+class FrozenCLIP(PromptedCLIP):
     """CLIP and the zero-shot features ``[C, E]`` of a class list; nothing to learn."""
 
-    def __init__(self, clip: nn.Module, ids: Tensor):
-        super().__init__()
-        self.clip, self.learner = clip, nn.Module()
-        with torch.no_grad():
-            features = F.normalize(text_features(clip, text_trunk(clip, ids)), dim=-1)
-        self.register_buffer("text", features, persistent=False)
+    def __init__(self, clip: nn.Module, text: Tensor):
+        super().__init__(clip, nn.Module())
+        self.register_buffer("text", text, persistent=False)
+
+    def compute_text(self) -> Tensor:
+        return self.text
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[B, C]`` of images ``[B, 3, H, W]``."""
-        features = vision_rows(self.clip, vision_trunk(self.clip, images)).class_row @ self.clip.visual.proj
-        return self.clip.logit_scale.exp() * F.normalize(features, dim=-1) @ self.text.T
+        return self.logits(self.encode_frozen_image(images), self.text)
 
 
 @TRAINER_REGISTRY.register()
@@ -41,14 +38,29 @@ class ZeroshotCLIP(PromptTrainer):
     def precision(self) -> str:
         return "fp32"
 
+    def templates(self) -> list[str]:
+        """Sentences with one ``{}`` for the class name, whose features are averaged."""
+        return [template_for(self.cfg.DATASET.NAME)]
+
     def build_prompted_model(self, backbone: Backbone) -> FrozenCLIP:
-        prompts = prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames)
-        return FrozenCLIP(backbone.model, backbone.tokenize(prompts))
+        names = [class_text(name) for name in self.dm.dataset.classnames]
+        model = FrozenCLIP(backbone.model, torch.empty(0))
+        features = [
+            model.encode_frozen_text(backbone.tokenize([template.format(name) for name in names]).to(self.device))
+            for template in self.templates()
+        ]
+        model.text = unit(torch.stack(features).mean(dim=0))
+        return model
 
     def train(self) -> None:
         print("Zero-shot CLIP has nothing to train")
         self.time_start = time.time()
         self.after_train()
 
-    def head_logits(self, images: Tensor) -> dict[str, Tensor]:
-        return {"class": self.model(images)}
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP2(ZeroshotCLIP):
+    """CLIP with an ensemble of templates."""
+
+    def templates(self) -> list[str]:
+        return ensemble_for(self.cfg.DATASET.NAME)

@@ -1,0 +1,169 @@
+"""Learnable context among the words of a prompt: the CoOp line of methods (CoOp, CoCoOp, KgCoOp, MaPLe, PromptSRC).
+
+:func:`context_prompts` writes the prompts of a class list with rows left open for M context tokens;
+:class:`ContextPrompts` fills them; :class:`ContextCLIP` runs both towers, with deeper prompts where a method has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anprompt.backbone import Backbone, count_tokens
+from anprompt.cfg import require
+from anprompt.encoders import Tokens, end_of_text, text_features, text_states, vision_rows, vision_trunk
+from anprompt.prompted import PromptedCLIP, random_prompts, unit
+from anprompt.templates import class_text
+
+POSITIONS = ("end", "middle", "front")  # of the class name, relative to the context
+PLACEHOLDER = "X"  # one token, whose embedding the context replaces
+
+
+@dataclass(frozen=True)
+class ContextPrompts:
+    """Prompts of C classes in which M rows await a context.
+
+    Attributes:
+        embeddings: ``[C, L, D]`` token embeddings without positions, cut behind the longest prompt.
+        slots: ``[C, M]`` rows that the context takes.
+        eot: ``[C]`` row of each end-of-text token.
+    """
+
+    embeddings: Tensor
+    slots: Tensor
+    eot: Tensor
+
+    def rows(self, index: Tensor) -> ContextPrompts:
+        """The prompts of the classes ``index`` ``[N]``, which may repeat."""
+        return ContextPrompts(self.embeddings[index], self.slots[index], self.eot[index])
+
+    def fill(self, context: Tensor) -> Tensor:
+        """Embeddings ``[C, L, D]`` with a context ``[M, D]`` for all classes, or ``[C, M, D]``, in its rows."""
+        classes, _, width = self.embeddings.shape
+        index = self.slots[..., None].expand(-1, -1, width)
+        return self.embeddings.scatter(1, index, context.to(self.embeddings.dtype).expand(classes, -1, -1))
+
+
+def context_prompts(
+    backbone: Backbone, classnames: Sequence[str], count: int, words: str = "", position: str = "end"
+) -> ContextPrompts:
+    """Prompts with ``count`` open rows and the class name, on the device of the backbone.
+
+    Args:
+        words: what the context starts from, as for :func:`start_context`; its tokens from ``count`` on stay words.
+        position: ``end``: the name stands behind the context; ``middle``: between its halves; ``front``: before it.
+            The full stop stays last.
+
+    Raises:
+        ValueError: a prompt does not fit.
+    """
+    lead = class_text(words) or " ".join([PLACEHOLDER] * count)
+    names = [class_text(name) for name in classnames]
+    ids = backbone.tokenize([f"{lead} {name}." for name in names])
+    name_lengths = [count_tokens(name) for name in names]
+    slots = torch.tensor([_slots(position, count, length) for length in name_lengths]).reshape(-1, count)
+    ids = torch.stack([_move_words(row, row_slots) for row, row_slots in zip(ids, slots, strict=True)])
+    eot, clip = end_of_text(ids), backbone.model
+    device = clip.positional_embedding.device
+    with torch.no_grad():
+        embeddings = clip.token_embedding(ids[:, : int(eot.max()) + 1].to(device))
+    return ContextPrompts(embeddings, slots.to(device), eot.to(device))
+
+
+def _slots(position: str, count: int, name_length: int) -> list[int]:
+    """Rows of the context; row 0 is the start token."""
+    ahead = {"end": count, "middle": count // 2, "front": 0}[position]  # context rows before the name
+    return [1 + k + (0 if k < ahead else name_length) for k in range(count)]
+
+
+def _move_words(ids: Tensor, slots: Tensor) -> Tensor:
+    """``[L]`` ids with placeholders behind the start token -> the same with the placeholders at ``slots``."""
+    count = len(slots)
+    open_rows = torch.zeros(len(ids), dtype=torch.bool)
+    open_rows[slots] = True
+    moved = ids.clone()
+    moved[open_rows] = ids[1 : 1 + count]
+    moved[~open_rows] = torch.cat([ids[:1], ids[1 + count :]])
+    return moved
+
+
+def context_length(words: str, count: int) -> int:
+    """Length of a context that starts from ``words``: the number of their tokens; ``count`` where there are none."""
+    return count_tokens(class_text(words)) if words else count
+
+
+def start_context(backbone: Backbone, words: str, count: int) -> Tensor:
+    """Start of a context ``[count, D]``: the first tokens of ``words`` (underscores are spaces), else random rows."""
+    if not words:
+        return random_prompts(count, backbone.text_width)
+    ids = backbone.tokenize([class_text(words)])[0, 1 : 1 + count]
+    clip = backbone.model
+    with torch.no_grad():
+        return clip.token_embedding(ids.to(clip.positional_embedding.device)).clone()
+
+
+def check_context(key: str, words: str, count: int) -> None:
+    """Raise a ValueError unless ``words``, if any, have at least ``count`` tokens to start from; ``key`` names them."""
+    tokens = context_length(words, count)
+    require(tokens >= count, f"{key}: expected words of at least {count} tokens, got {words!r} ({tokens})")
+
+
+class ContextLearner(nn.Module):
+    """A context at the input of the text tower and nothing else (CoOp, KgCoOp).
+
+    Args:
+        start: ``[M, D]``, or ``[C, M, D]`` for one context per class.
+    """
+
+    def __init__(self, start: Tensor):
+        super().__init__()
+        self.ctx = nn.Parameter(start)
+
+    def text_tokens(self) -> dict[int, Tensor]:
+        return {1: self.ctx}
+
+    def vision_tokens(self) -> dict[int, Tensor]:
+        return {}
+
+
+class ContextCLIP(PromptedCLIP):
+    """CLIP with a context at the input of the text tower, and prompts in further layers where the learner has them.
+
+    No text layer runs once per class list here: the first one already sees the context. Without vision tokens the
+    vision tower is the frozen one; with them its first layer sees them, too, and nothing is shared with a frozen pass.
+
+    Args:
+        learner: gives ``text_tokens()`` and ``vision_tokens()``: layer -> ``[K, D]``. Those of layer 1 stand at the
+            input (text: in the open rows; vision: behind the patches); those of a deeper layer overwrite them there.
+    """
+
+    def __init__(self, clip: Any, learner: nn.Module, prompts: ContextPrompts):
+        super().__init__(clip, learner)
+        self.prompts = prompts
+
+    def compute_text(self) -> Tensor:
+        context, deeper = _split_tokens(self.learner.text_tokens())
+        states = text_states(self.clip, self.prompts.fill(context), self.prompts.eot)
+        return unit(text_features(self.clip, states, Tokens(deeper) if deeper else None))
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit features ``[B, E]`` of images ``[B, 3, H, W]``."""
+        tokens = self.learner.vision_tokens()
+        if not tokens:
+            return self.encode_frozen_image(images)
+        appended, deeper = _split_tokens(tokens)
+        states = vision_trunk(self.clip, images, appended=appended)
+        rows = vision_rows(self.clip, states, Tokens(deeper, at_end=True) if deeper else None)
+        return unit(rows.class_row @ self.clip.visual.proj)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, C]``."""
+        return self.logits(self.encode_image(images), self.encode_text())
+
+
+def _split_tokens(tokens: Mapping[int, Tensor]) -> tuple[Tensor, dict[int, Tensor]]:
+    return tokens[1], {layer: rows for layer, rows in tokens.items() if layer > 1}

@@ -1,0 +1,109 @@
+"""CoCoOp (Zhou et al., CVPR 2022): a context that depends on the image.
+
+A small network turns each image feature into one vector, which is added to all M context vectors. So every image brings
+its own text features for all classes: B x C prompts per batch instead of C.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from yacs.config import CfgNode
+
+from anprompt.backbone import Backbone
+from anprompt.cfg import add_trainer_node, require_number
+from anprompt.context import ContextPrompts, context_length, context_prompts, start_context
+from anprompt.encoders import text_features, text_states
+from anprompt.prompted import PromptedCLIP, unit
+from anprompt.trainer import PromptTrainer
+from dassl.engine import TRAINER_REGISTRY
+
+# Prompts that run through the text tower at a time; a batch with more is split, and its activations are recomputed in
+# the backward pass. 512 prompts of 20 tokens in ViT-B/16's text tower keep about 3 GB in fp32.
+MAX_PROMPTS = 512
+REDUCTION = 16  # image feature width over the meta-net's hidden width
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add ``TRAINER.COCOOP``."""
+    node = add_trainer_node(cfg, "COCOOP")
+    node.N_CTX = 4  # M; with CTX_INIT, the number of its tokens counts instead
+    node.CTX_INIT = "a photo of a"  # words to start from; empty: random
+
+
+class ConditionalLearner(nn.Module):
+    """Context ``[M, D]`` and the meta-net that moves it for each image.
+
+    Args:
+        start: ``[M, D]``.
+        joint: width E of image features.
+    """
+
+    def __init__(self, start: Tensor, joint: int):
+        super().__init__()
+        hidden = joint // REDUCTION
+        self.ctx = nn.Parameter(start)
+        self.meta_net = nn.Sequential(
+            OrderedDict(linear1=nn.Linear(joint, hidden), relu=nn.ReLU(), linear2=nn.Linear(hidden, start.shape[1]))
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Unit image features ``[B, E]`` -> contexts ``[B, M, D]``."""
+        return self.ctx + self.meta_net(features)[:, None]
+
+
+class ConditionalCLIP(PromptedCLIP):
+    """CLIP whose prompts see the image."""
+
+    def __init__(self, clip: Any, learner: ConditionalLearner, prompts: ContextPrompts):
+        super().__init__(clip, learner)
+        self.prompts = prompts
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, C]``."""
+        features = self.encode_frozen_image(images)
+        text = self.encode_conditional_text(self.learner(features))
+        with torch.autocast(features.device.type, enabled=False):
+            return self.scale * torch.einsum("be,bce->bc", features, text)
+
+    def encode_conditional_text(self, contexts: Tensor) -> Tensor:
+        """Contexts ``[B, M, D]`` -> unit text features ``[B, C, E]``."""
+        classes = len(self.prompts.eot)
+        pairs = torch.arange(len(contexts) * classes, device=contexts.device)
+        chunks = pairs.split(MAX_PROMPTS)
+        if len(chunks) > 1 and torch.is_grad_enabled():
+            features = [checkpoint(self.encode_pairs, contexts, chunk, use_reentrant=False) for chunk in chunks]
+        else:
+            features = [self.encode_pairs(contexts, chunk) for chunk in chunks]
+        return torch.cat(features).unflatten(0, (len(contexts), classes))
+
+    def encode_pairs(self, contexts: Tensor, pairs: Tensor) -> Tensor:
+        """Unit features ``[N, E]`` of the (image, class) pairs with the numbers ``pairs`` ``[N]``."""
+        classes = len(self.prompts.eot)
+        prompts = self.prompts.rows(pairs % classes)
+        states = text_states(self.clip, prompts.fill(contexts[pairs // classes]), prompts.eot)
+        return unit(text_features(self.clip, states))
+
+    @contextmanager
+    def fixed_text(self) -> Iterator[None]:
+        """Nothing to encode beforehand: no text feature exists without an image."""
+        yield
+
+
+@TRAINER_REGISTRY.register()
+class CoCoOp(PromptTrainer):
+    """Conditional context optimisation."""
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        require_number("TRAINER.COCOOP.N_CTX", cfg.TRAINER.COCOOP.N_CTX, 1)
+
+    def build_prompted_model(self, backbone: Backbone) -> ConditionalCLIP:
+        node = self.cfg.TRAINER.COCOOP
+        count = context_length(node.CTX_INIT, node.N_CTX)
+        learner = ConditionalLearner(start_context(backbone, node.CTX_INIT, count), backbone.joint_width)
+        return ConditionalCLIP(backbone.model, learner, context_prompts(backbone, self.dm.dataset.classnames, count))

@@ -1,0 +1,187 @@
+"""PromptSRC (Khattak et al., ICCV 2023): independent deep prompts in both towers, regulated by the frozen CLIP.
+
+Three things keep the prompts from forgetting what CLIP knows: image features, text features and logits stay near those
+of the frozen CLIP, whose text features are averaged over many templates; and the model that is kept is an average of
+the prompts of all epochs, weighted by a Gaussian over the epochs (GPA).
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from anprompt.backbone import Backbone, text_depth, vision_depth
+from anprompt.cfg import add_trainer_node, require, require_number
+from anprompt.context import ContextCLIP, check_context, context_prompts, start_context
+from anprompt.prompted import random_prompts, unit
+from anprompt.templates import class_text, clip_templates
+from anprompt.trainer import PromptTrainer
+from dassl.engine import TRAINER_REGISTRY
+
+TEMPLATES = 60  # the paper's number N; here the first 60 of the 80 that CLIP's authors wrote for ImageNet
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add ``TRAINER.PROMPTSRC``."""
+    node = add_trainer_node(cfg, "PROMPTSRC")
+    node.N_CTX_TEXT = 4  # prompts per text layer
+    node.N_CTX_VISION = 4  # prompts per vision layer
+    node.CTX_INIT = "a photo of a"  # its first tokens start the context, the others stay; empty: random
+    node.PROMPT_DEPTH_TEXT = 9  # layers that get prompts, counted from the first
+    node.PROMPT_DEPTH_VISION = 9
+    node.TEXT_LOSS_WEIGHT = 25.0
+    node.IMAGE_LOSS_WEIGHT = 10.0
+    node.GPA_MEAN = 15.0  # epoch (from 1) whose prompts count most
+    node.GPA_STD = 1.0  # in epochs
+
+
+class IndependentLearner(nn.Module):
+    """Prompts of the first layers of both towers.
+
+    Args:
+        start: ``[K, D_text]`` of the first text layer.
+        depths: number of text and of vision layers.
+        vision_shape: ``(K, D_vision)`` of one vision layer's prompts.
+    """
+
+    def __init__(self, start: Tensor, depths: tuple[int, int], vision_shape: tuple[int, int]):
+        super().__init__()
+        self.ctx = nn.Parameter(start)
+        self.deep_text = nn.ParameterList(random_prompts(*start.shape) for _ in range(depths[0] - 1))
+        self.vision = nn.ParameterList(random_prompts(*vision_shape) for _ in range(depths[1]))
+
+    def text_tokens(self) -> dict[int, Tensor]:
+        """Layer -> ``[K, D_text]``."""
+        return dict(enumerate([self.ctx, *self.deep_text], start=1))
+
+    def vision_tokens(self) -> dict[int, Tensor]:
+        """Layer -> ``[K, D_vision]``."""
+        return dict(enumerate(self.vision, start=1))
+
+
+class GaussianAverage:
+    """Running average of the learnables over epochs, weighted by a normal density over the number of the epoch.
+
+    Args:
+        mean, std: of the density, in epochs counted from 1.
+    """
+
+    def __init__(self, mean: float, std: float):
+        self.mean, self.std = mean, std
+        self.total = 0.0
+        self.weighted: dict[str, Tensor] = {}
+
+    def weight(self, epoch: int) -> float:
+        """Of an epoch, up to a factor that the average does not see."""
+        return math.exp(-0.5 * ((epoch - self.mean) / self.std) ** 2)
+
+    def add(self, state: dict[str, Tensor], epoch: int) -> None:
+        """Take the learnables after ``epoch`` into account. Sums are in float64, so that order costs nothing."""
+        weight = self.weight(epoch)
+        self.total += weight
+        for name, tensor in state.items():
+            self.weighted[name] = self.weighted.get(name, 0) + weight * tensor.cpu().double()
+
+    def average(self) -> dict[str, Tensor]:
+        """The learnables to keep."""
+        return {name: tensor / self.total for name, tensor in self.weighted.items()}
+
+
+@TRAINER_REGISTRY.register()
+class PromptSRC(PromptTrainer):
+    """Self-regulating prompts."""
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node, name = cfg.TRAINER.PROMPTSRC, cfg.MODEL.BACKBONE.NAME
+        limits = {
+            "N_CTX_TEXT": (1, math.inf),
+            "N_CTX_VISION": (1, math.inf),
+            "PROMPT_DEPTH_TEXT": (1, text_depth(name)),
+            "PROMPT_DEPTH_VISION": (1, vision_depth(name)),
+            "TEXT_LOSS_WEIGHT": (0, math.inf),
+            "IMAGE_LOSS_WEIGHT": (0, math.inf),
+            "GPA_STD": (1e-6, math.inf),
+        }
+        for key, (low, high) in limits.items():
+            require_number(f"TRAINER.PROMPTSRC.{key}", node[key], low, high)
+        average = GaussianAverage(node.GPA_MEAN, node.GPA_STD)
+        require(
+            any(average.weight(epoch) > 0 for epoch in range(1, cfg.OPTIM.MAX_EPOCH + 1)),
+            f"TRAINER.PROMPTSRC.GPA_MEAN {node.GPA_MEAN} with GPA_STD {node.GPA_STD} gives no weight to any of the "
+            f"{cfg.OPTIM.MAX_EPOCH} epochs: choose a mean within them or a larger deviation",
+        )
+        check_context("TRAINER.PROMPTSRC.CTX_INIT", node.CTX_INIT, node.N_CTX_TEXT)
+
+    def build_prompted_model(self, backbone: Backbone) -> ContextCLIP:
+        node, classnames = self.cfg.TRAINER.PROMPTSRC, self.dm.dataset.classnames
+        learner = IndependentLearner(
+            start_context(backbone, node.CTX_INIT, node.N_CTX_TEXT),
+            (node.PROMPT_DEPTH_TEXT, node.PROMPT_DEPTH_VISION),
+            (node.N_CTX_VISION, backbone.vision_width),
+        )
+        prompts = context_prompts(backbone, classnames, node.N_CTX_TEXT, words=node.CTX_INIT)
+        self.gpa = GaussianAverage(node.GPA_MEAN, node.GPA_STD)
+        self.last_state: dict[str, Tensor] = {}  # prompts of the last epoch: at the end, the learner holds the average
+        return ContextCLIP(backbone.model, learner, prompts)
+
+    # ------------------------------------------------------------------ objective
+
+    def before_train(self) -> None:
+        super().before_train()
+        self.frozen_text = self.average_templates()
+
+    def average_templates(self) -> Tensor:
+        """Frozen text features ``[C, E]``, averaged over templates before they are normalised."""
+        names = [class_text(name) for name in self.dm.dataset.classnames]
+        total = torch.zeros((), device=self.device)
+        for template in tqdm(clip_templates()[:TEMPLATES], desc="encoding templates"):
+            ids = self.backbone.tokenize([template.format(name) for name in names])
+            total = total + self.model.encode_frozen_text(ids.to(self.device), normalise=False)
+        return unit(total)
+
+    def loss_terms(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        node, model = self.cfg.TRAINER.PROMPTSRC, self.model
+        text, features = model.encode_text(), model.encode_image(images)
+        frozen = model.encode_frozen_image(images)  # prompts enter at the first layer: no layer is shared
+        logits = model.logits(features, text)
+        terms = {
+            "ce": F.cross_entropy(logits, labels),
+            "scl_text": node.TEXT_LOSS_WEIGHT * F.l1_loss(text, self.frozen_text),
+            "scl_image": node.IMAGE_LOSS_WEIGHT * F.l1_loss(features, frozen),
+            "scl_logits": logit_consistency(logits, model.logits(frozen, self.frozen_text)),
+        }
+        return terms, logits
+
+    # ------------------------------------------------------------------ Gaussian averaging
+
+    def after_epoch(self) -> None:
+        self.gpa.add(self.model.learner.state_dict(), self.epoch + 1)
+        self.last_state = {name: tensor.cpu().clone() for name, tensor in self.model.learner.state_dict().items()}
+        if self.epoch + 1 == self.max_epoch:
+            self.model.learner.load_state_dict(self.gpa.average())
+        super().after_epoch()
+
+    def training_state(self) -> dict[str, Any]:
+        return {"total": self.gpa.total, "weighted": self.gpa.weighted, "last_state": self.last_state}
+
+    def restore_training_state(self, state: dict[str, Any], epoch: int) -> None:
+        """Go on with the average; where more epochs follow, with the prompts of the last one, not their average."""
+        self.gpa.total, self.gpa.weighted = state["total"], state["weighted"]
+        self.last_state = state["last_state"]
+        if epoch < self.max_epoch:
+            self.model.learner.load_state_dict(self.last_state)
+
+    def required_settings(self) -> dict[str, Any]:
+        keys = "N_CTX_TEXT N_CTX_VISION CTX_INIT PROMPT_DEPTH_TEXT PROMPT_DEPTH_VISION"
+        return super().required_settings() | self.own_settings(*keys.split())
+
+
+def logit_consistency(logits: Tensor, frozen: Tensor) -> Tensor:
+    """KL(frozen || tuned) of two ``[B, C]``, summed over all entries and divided by their number B * C."""
+    divergence = F.kl_div(logits.log_softmax(dim=1), frozen.log_softmax(dim=1), reduction="sum", log_target=True)
+    return divergence / logits.numel()
