@@ -13,7 +13,8 @@ from anprompt.cfg import add_trainer_node, require, require_number
 from anprompt.context import POSITIONS, ContextCLIP, ContextLearner, context_length, context_prompts, start_context
 from anprompt.nearest import require_known
 from anprompt.prompted import random_prompts
-from anprompt.trainer import PromptTrainer, describe
+from anprompt.resumable import describe
+from anprompt.trainer import PromptTrainer
 from dassl.engine import TRAINER_REGISTRY
 
 
