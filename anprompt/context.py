@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from anprompt.backbone import Backbone, count_tokens
 from anprompt.cfg import require
-from anprompt.encoders import Tokens, end_of_text, text_features, text_states, vision_rows, vision_trunk
+from anprompt.encoders import (
+    TextLayout,
+    TextStates,
+    Tokens,
+    text_features,
+    text_layout,
+    text_states,
+    vision_rows,
+    vision_trunk,
+)
 from anprompt.prompted import PromptedCLIP, random_prompts, unit
 from anprompt.templates import class_text
 
@@ -30,16 +39,18 @@ class ContextPrompts:
     Attributes:
         embeddings: ``[C, L, D]`` token embeddings without positions, cut behind the longest prompt.
         slots: ``[C, M]`` rows that the context takes.
-        eot: ``[C]`` row of each end-of-text token.
+        layout: how the text tower stores the rows; the context is among the shared ones if it is the same, at the same
+            rows, for all classes.
     """
 
     embeddings: Tensor
     slots: Tensor
-    eot: Tensor
+    layout: TextLayout
 
-    def rows(self, index: Tensor) -> ContextPrompts:
-        """The prompts of the classes ``index`` ``[N]``, which may repeat."""
-        return ContextPrompts(self.embeddings[index], self.slots[index], self.eot[index])
+    @property
+    def is_shared(self) -> bool:
+        """Whether one context serves all classes and stands at the start of every prompt."""
+        return self.layout.shared > self.slots.shape[1]
 
     def fill(self, context: Tensor) -> Tensor:
         """Embeddings ``[C, L, D]`` with a context ``[M, D]`` for all classes, or ``[C, M, D]``, in its rows."""
@@ -47,9 +58,31 @@ class ContextPrompts:
         index = self.slots[..., None].expand(-1, -1, width)
         return self.embeddings.scatter(1, index, context.to(self.embeddings.dtype).expand(classes, -1, -1))
 
+    def states(self, clip: Any, context: Tensor) -> TextStates:
+        """What the text tower starts from.
+
+        Args:
+            context: ``[M, D]``; ``[C, M, D]``, one per class, unless :attr:`is_shared`; ``[G, M, D]``, one per image,
+                if it is.
+        """
+        if not self.is_shared:
+            return text_states(clip, self.fill(context), self.layout)
+        empty = text_states(clip, self.embeddings, self.layout)
+        context = context.reshape(-1, *context.shape[-2:])
+        rows = slice(1, 1 + context.shape[1])
+        placed = context.to(empty.prefix.dtype) + clip.positional_embedding[rows]
+        prefix = empty.prefix.expand(len(context), -1, -1)
+        prefix = torch.cat([prefix[:, :1], placed, prefix[:, rows.stop :]], dim=1)
+        return TextStates(prefix, empty.own.expand(len(context), -1, -1), self.layout)
+
 
 def context_prompts(
-    backbone: Backbone, classnames: Sequence[str], count: int, words: str = "", position: str = "end"
+    backbone: Backbone,
+    classnames: Sequence[str],
+    count: int,
+    words: str = "",
+    position: str = "end",
+    per_class: bool = False,
 ) -> ContextPrompts:
     """Prompts with ``count`` open rows and the class name, on the device of the backbone.
 
@@ -57,6 +90,7 @@ def context_prompts(
         words: what the context starts from, as for :func:`start_context`; its tokens from ``count`` on stay words.
         position: ``end``: the name stands behind the context; ``middle``: between its halves; ``front``: before it.
             The full stop stays last.
+        per_class: there will be one context per class.
 
     Raises:
         ValueError: a prompt does not fit.
@@ -67,11 +101,11 @@ def context_prompts(
     name_lengths = [count_tokens(name) for name in names]
     slots = torch.tensor([_slots(position, count, length) for length in name_lengths]).reshape(-1, count)
     ids = torch.stack([_move_words(row, row_slots) for row, row_slots in zip(ids, slots, strict=True)])
-    eot, clip = end_of_text(ids), backbone.model
-    device = clip.positional_embedding.device
+    device = backbone.model.positional_embedding.device
+    layout = text_layout(ids.to(device), shared_up_to=1 if per_class or position != "end" else None)
     with torch.no_grad():
-        embeddings = clip.token_embedding(ids[:, : int(eot.max()) + 1].to(device))
-    return ContextPrompts(embeddings, slots.to(device), eot.to(device))
+        embeddings = backbone.model.token_embedding(ids[:, : layout.shared + layout.width].to(device))
+    return ContextPrompts(embeddings, slots.to(device), layout)
 
 
 def _slots(position: str, count: int, name_length: int) -> list[int]:
@@ -133,8 +167,8 @@ class ContextLearner(nn.Module):
 class ContextCLIP(PromptedCLIP):
     """CLIP with a context at the input of the text tower, and prompts in further layers where the learner has them.
 
-    No text layer runs once per class list here: the first one already sees the context. Without vision tokens the
-    vision tower is the frozen one; with them its first layer sees them, too, and nothing is shared with a frozen pass.
+    No layer can be computed once per class list here, nor shared with a frozen pass: the first one already sees the
+    context or the prompts. Without vision tokens the vision tower is the frozen one and carries no graph.
 
     Args:
         learner: gives ``text_tokens()`` and ``vision_tokens()``: layer -> ``[K, D]``. Those of layer 1 stand at the
@@ -147,7 +181,7 @@ class ContextCLIP(PromptedCLIP):
 
     def compute_text(self) -> Tensor:
         context, deeper = _split_tokens(self.learner.text_tokens())
-        states = text_states(self.clip, self.prompts.fill(context), self.prompts.eot)
+        states = self.prompts.states(self.clip, context)
         return unit(text_features(self.clip, states, Tokens(deeper) if deeper else None))
 
     def encode_image(self, images: Tensor) -> Tensor:

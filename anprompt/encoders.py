@@ -1,23 +1,30 @@
 """Run CLIP's two towers with extra tokens at chosen layers, exactly and without repeated work.
 
 Notation, used in the whole project: ``B`` images, ``C`` classes, ``K`` tokens, ``L`` text length, ``P`` patches,
-``D`` width of a tower, ``E`` joint width, ``J`` first layer that receives tokens. Layers count from 1.
+``D`` width of a tower, ``E`` joint width, ``J`` first layer that receives tokens. Layers count from 1. In the text
+tower, prompts come in ``G`` groups of ``C``: one group, or one per image where the text depends on the image (CoCoOp).
 
 The backbone is an untouched :class:`open_clip.CLIP`; nothing here has parameters. A tower runs in two halves: a
 *trunk* up to a chosen layer, which no learnable token reaches and which may therefore be computed once and shared,
 and the rest, which takes :class:`Tokens`. That carries the whole family:
 
 ==================  ==============================================================================================
-CoOp, CoCoOp        context at the input: ``text_states(clip, embeddings, eot)``, one text batch per image if need be
+CoOp, CoCoOp        context at the input: ``TextStates`` from ``anprompt/context.py``, one group per image if need be
 MMRL, ANPrompt      rows added after the start or class token at layer J: ``Tokens(layers, insert=True)``
 MaPLe, PromptSRC    context at the input, overwritten in deeper layers: ``Tokens(layers)``; in the vision tower the
                     rows stand at the end: ``vision_trunk(..., appended=rows)`` with ``Tokens(layers, at_end=True)``
 MMRL++              fresh tokens mixed with the previous layer's output: ``Tokens(..., beta=0.9)``
 ==================  ==============================================================================================
 
-Two exact savings are built in. Text is cut behind the longest end-of-text token of the batch: attention is causal, so
-later rows never reach a feature. And layers below J are left to the caller to compute once per class set (text) or
-once for the prompted and the frozen pass (vision). ``tests/oracle.py`` holds the formulation without either.
+What the savings are, all of them exact (``tests/oracle.py`` holds the formulation without any):
+
+* Attention in text is causal, so rows behind the end-of-text token never reach a feature: they are not computed.
+* For the same reason the rows that all prompts have in common at their start (start token, inserted tokens, context,
+  the words "a photo of a") are the same rows in every prompt: they are computed once, and every prompt attends to them.
+* The remaining rows of all prompts lie in one list without padding; only attention sees them class by class.
+* In the last layer only rows that are read get queries and an MLP.
+* Layers below J are left to the caller to compute once per class set (text) or once for the prompted and the frozen
+  pass (vision).
 """
 
 from __future__ import annotations
@@ -27,7 +34,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from anprompt import blocks
 
 CLIP = Any  # an open_clip.CLIP; not imported here, because that takes seconds
 
@@ -59,17 +69,38 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class TextStates:
-    """Text sequences on their way through the tower.
+class TextLayout:
+    """Where the rows of C prompts are stored once what they share is stored once.
 
     Attributes:
-        hidden: ``[N, L, D]``, about to enter layer ``layer``.
-        eot: ``[N]`` row of each sequence's end-of-text token.
-        layer: the next layer to run.
+        shared: number S of leading rows that are equal in all prompts; at least the start token, never an end token.
+        width: longest own part W, in rows.
+        places: ``[R]`` row of the flattened ``[C, W]`` own parts that each of the R stored rows stands for.
+        rows: ``[C * W]`` the inverse; padding points anywhere.
+        last: ``[C]`` stored row of each end-of-text token.
+        valid: bool ``[C, W]``, false at padding.
     """
 
-    hidden: Tensor
-    eot: Tensor
+    shared: int
+    width: int
+    places: Tensor
+    rows: Tensor
+    last: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """Prompts on their way through the text tower, about to enter layer ``layer``.
+
+    Attributes:
+        prefix: ``[G, S, D]`` rows that all prompts of a group share.
+        own: ``[G, R, D]`` all other rows, without padding.
+    """
+
+    prefix: Tensor
+    own: Tensor
+    layout: TextLayout
     layer: int = 1
 
 
@@ -99,36 +130,98 @@ def end_of_text(ids: Tensor) -> Tensor:
     return ids.argmax(dim=-1)
 
 
-def text_states(clip: CLIP, embeddings: Tensor, eot: Tensor) -> TextStates:
-    """Start from token embeddings ``[N, L, D]`` without positions, cut behind the longest end-of-text token."""
-    length = int(eot.max()) + 1
-    return TextStates(embeddings[:, :length] + clip.positional_embedding[:length], eot)
+def text_layout(ids: Tensor, shared_up_to: int | None = None) -> TextLayout:
+    """Layout of the prompts with token ids ``[C, L]``, which decides on the CPU; its tensors are where ``ids`` is.
+
+    Args:
+        shared_up_to: rows from this one on count as different even where ids are equal: their embeddings differ.
+    """
+    device, ids = ids.device, ids.cpu()
+    eot = end_of_text(ids)
+    equal = int((ids == ids[:1]).all(dim=0).long().cumprod(dim=0).sum())
+    shared = min([equal, int(eot.min()), *([] if shared_up_to is None else [shared_up_to])])
+    lengths = eot + 1 - shared
+    width = int(lengths.max())
+    valid = torch.arange(width) < lengths[:, None]
+    places = valid.flatten().nonzero().flatten()
+    rows = torch.zeros(valid.numel(), dtype=torch.long)
+    rows[places] = torch.arange(len(places))
+    moved = [tensor.to(device) for tensor in (places, rows, lengths.cumsum(0) - 1, valid)]
+    return TextLayout(shared, width, *moved)
+
+
+def text_states(clip: CLIP, embeddings: Tensor, layout: TextLayout) -> TextStates:
+    """Start from token embeddings ``[C, L, D]`` without positions."""
+    length = layout.shared + layout.width
+    placed = embeddings[:, :length] + clip.positional_embedding[:length]
+    own = placed[:, layout.shared :].flatten(0, 1).index_select(0, layout.places)
+    return TextStates(placed[:1, : layout.shared], own[None], layout)
 
 
 def text_trunk(clip: CLIP, ids: Tensor, layer: int = 1) -> TextStates:
-    """Embed token ids ``[N, L]`` and run the layers below ``layer``, which no token reaches."""
-    eot = end_of_text(ids)
-    states = text_states(clip, clip.token_embedding(ids[:, : int(eot.max()) + 1]), eot)
-    mask = causal_mask(states.hidden.shape[1], states.hidden)
-    hidden = run_layers(clip.transformer.resblocks, states.hidden, range(1, layer), mask=mask)
-    return replace(states, hidden=hidden, layer=layer)
+    """Embed token ids ``[C, L]`` and run the layers below ``layer``, which no token reaches."""
+    layout = text_layout(ids)
+    embeddings = clip.token_embedding(ids[:, : layout.shared + layout.width])
+    return run_text_layers(clip, text_states(clip, embeddings, layout), range(1, layer))
 
 
 def text_features(clip: CLIP, states: TextStates, tokens: Tokens | None = None) -> Tensor:
-    """Run the remaining layers with ``tokens``; end-of-text features ``[N, E]``, not normalised.
+    """Run the remaining layers with ``tokens``; end-of-text features ``[G * C, E]``, group by group, not normalised.
 
     Inserted tokens stand behind the start token, before the words. They carry no position of their own, and the words
-    keep the positions they got at the input (MMRL, ANPrompt).
+    keep the positions they got at the input (MMRL, ANPrompt). Tokens are the same in all prompts of a group.
     """
-    added = tokens.count if tokens and tokens.insert else 0
-    blocks = clip.transformer.resblocks
-    mask = causal_mask(states.hidden.shape[1] + added, states.hidden)
-    hidden = run_layers(blocks, states.hidden, range(states.layer, len(blocks) + 1), tokens, mask)
-    rows = torch.arange(hidden.shape[0], device=hidden.device)
-    # LayerNorm works row by row: normalising only the rows that are read is exact.
-    last = clip.ln_final(hidden[rows, states.eot + added])
+    depth = len(clip.transformer.resblocks)
+    states = run_text_layers(clip, states, range(states.layer, depth), tokens)
+    prefix = place_tokens(states.prefix, tokens, depth)
+    last = clip.ln_final(run_last_text_block(clip.transformer.resblocks[-1], prefix, states.own, states.layout))
     projection = clip.text_projection
     return projection(last) if isinstance(projection, nn.Module) else last @ projection
+
+
+def run_text_layers(clip: CLIP, states: TextStates, layers: range, tokens: Tokens | None = None) -> TextStates:
+    """Run ``layers``; before a layer that has tokens, put them in place."""
+    prefix, own = states.prefix, states.own
+    for layer in layers:
+        prefix = place_tokens(prefix, tokens, layer)
+        prefix, own = run_text_block(clip.transformer.resblocks[layer - 1], prefix, own, states.layout)
+    return replace(states, prefix=prefix, own=own, layer=layers.stop)
+
+
+def run_text_block(block: Any, prefix: Tensor, own: Tensor, layout: TextLayout) -> tuple[Tensor, Tensor]:
+    """One layer for the shared rows ``[G, S, D]`` and the own rows ``[G, R, D]``, which also attend to the former."""
+    count, width = prefix.shape[1], layout.width
+    queries, keys, values = blocks.project(block, prefix)
+    mask = torch.ones(count + width, count + width, dtype=torch.bool, device=own.device).tril_()
+    prefix = blocks.finish(block, prefix, blocks.attend(block, queries, keys, values, mask[:count, :count]))
+    own_queries, own_keys, own_values = (_by_class(rows, layout) for rows in blocks.project(block, own))
+    keys, values = _behind(keys, own_keys), _behind(values, own_values)
+    attended = blocks.attend(block, own_queries, keys, values, mask[count:])
+    attended = attended.reshape(len(own), -1, own.shape[-1]).index_select(1, layout.places)
+    return prefix, blocks.finish(block, own, attended)
+
+
+def run_last_text_block(block: Any, prefix: Tensor, own: Tensor, layout: TextLayout) -> Tensor:
+    """The last layer for the end-of-text rows alone: ``[G * C, D]``."""
+    normed = block.ln_1(own)
+    keys, values = blocks.project_keys_values(block, block.ln_1(prefix))
+    own_keys, own_values = (_by_class(rows, layout) for rows in blocks.project_keys_values(block, normed))
+    keys, values = _behind(keys, own_keys), _behind(values, own_values)
+    queries = blocks.project_queries(block, normed.index_select(1, layout.last)).flatten(0, 1)
+    mask = F.pad(layout.valid, (prefix.shape[1], 0), value=True).repeat(len(own), 1)[:, None, None]
+    attended = blocks.attend(block, queries[:, None], keys, values, mask)
+    return blocks.finish(block, own.index_select(1, layout.last).flatten(0, 1), attended[:, 0])
+
+
+def _by_class(rows: Tensor, layout: TextLayout) -> Tensor:
+    """``[G, R, D]`` without padding -> ``[G * C, W, D]`` with padding."""
+    return rows.index_select(1, layout.rows).reshape(-1, layout.width, rows.shape[-1])
+
+
+def _behind(prefix: Tensor, own: Tensor) -> Tensor:
+    """``[G, S, D]`` before each of its group's ``[G * C, W, D]``: ``[G * C, S + W, D]``."""
+    shared = prefix[:, None].expand(-1, len(own) // len(prefix), -1, -1).flatten(0, 1)
+    return torch.cat([shared, own], dim=1)
 
 
 def vision_trunk(clip: CLIP, images: Tensor, layer: int = 1, appended: Tensor | None = None) -> VisionStates:
@@ -143,41 +236,37 @@ def vision_trunk(clip: CLIP, images: Tensor, layer: int = 1, appended: Tensor | 
     hidden = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
     if appended is not None:
         hidden = torch.cat([hidden, _per_sequence(appended, hidden)], dim=1)
-    hidden = run_layers(visual.transformer.resblocks, visual.ln_pre(hidden), range(1, layer))
+    hidden = run_vision_layers(visual, visual.ln_pre(hidden), range(1, layer))
     return VisionStates(hidden, layer)
 
 
 def vision_rows(clip: CLIP, states: VisionStates, tokens: Tokens | None = None) -> VisionRows:
     """Run the remaining layers with ``tokens``; the class row and the token rows after the last LayerNorm."""
     visual = clip.visual
-    blocks = visual.transformer.resblocks
-    hidden = run_layers(blocks, states.hidden, range(states.layer, len(blocks) + 1), tokens)
+    depth = len(visual.transformer.resblocks)
+    hidden = run_vision_layers(visual, states.hidden, range(states.layer, depth), tokens)
+    hidden = place_tokens(hidden, tokens, depth)
     count = tokens.count if tokens else 0
     start = hidden.shape[1] - count if tokens and tokens.at_end else 1
-    normed = visual.ln_post(torch.cat([hidden[:, :1], hidden[:, start : start + count]], dim=1))
+
+    def read(rows: Tensor) -> Tensor:
+        return torch.cat([rows[:, :1], rows[:, start : start + count]], dim=1)
+
+    normed = visual.ln_post(blocks.run_block(visual.transformer.resblocks[-1], hidden, pick=read))
     return VisionRows(class_row=normed[:, 0], token_rows=normed[:, 1:])
 
 
-def causal_mask(length: int, like: Tensor) -> Tensor:
-    """Additive mask ``[length, length]`` that hides later rows, with the device and dtype of ``like``."""
-    mask = torch.full((length, length), float("-inf"), device=like.device, dtype=like.dtype)
-    return mask.triu_(1)
-
-
-def run_layers(
-    blocks: nn.ModuleList, hidden: Tensor, layers: range, tokens: Tokens | None = None, mask: Tensor | None = None
-) -> Tensor:
-    """Run ``layers`` over ``hidden`` ``[N, S, D]``; before a layer that has tokens, put them in place."""
+def run_vision_layers(visual: Any, hidden: Tensor, layers: range, tokens: Tokens | None = None) -> Tensor:
+    """Run ``layers`` over ``hidden`` ``[B, 1 + P (+ K), D]``; before a layer that has tokens, put them in place."""
     for layer in layers:
-        if tokens is not None and layer in tokens.layers:
-            hidden = place_tokens(hidden, tokens, layer)
-        length = hidden.shape[1]
-        hidden = blocks[layer - 1](hidden, attn_mask=None if mask is None else mask[:length, :length])
+        hidden = blocks.run_block(visual.transformer.resblocks[layer - 1], place_tokens(hidden, tokens, layer))
     return hidden
 
 
-def place_tokens(hidden: Tensor, tokens: Tokens, layer: int) -> Tensor:
-    """``hidden`` with the tokens of ``layer`` inserted, or written over the rows that the tokens own."""
+def place_tokens(hidden: Tensor, tokens: Tokens | None, layer: int) -> Tensor:
+    """``hidden`` with the tokens of ``layer``, if any, inserted, or written over the rows that the tokens own."""
+    if tokens is None or layer not in tokens.layers:
+        return hidden
     fresh = _per_sequence(tokens.layers[layer], hidden)
     insert = tokens.insert and layer == tokens.first
     old = 0 if insert else tokens.count

@@ -1,12 +1,15 @@
 """Both towers equal the textbook formulation: outputs and gradients, float64, to 1e-9."""
 
+import open_clip
 import pytest
 import torch
 
+from anprompt.context import ContextPrompts
 from anprompt.encoders import (
     Tokens,
     end_of_text,
     text_features,
+    text_layout,
     text_states,
     text_trunk,
     vision_rows,
@@ -76,6 +79,11 @@ def test_other_depths_and_activations(prompts, images, depth, vision_depth, quic
     assert_same(fast, oracle.image(images[:1], vision_tokens)[0], list(vision_tokens.values()))
 
 
+def with_room(prompts, count):
+    """Ids with ``count`` places behind the start token."""
+    return torch.cat([prompts[:, :1], torch.full((len(prompts), count), 343), prompts[:, 1:-count]], 1)
+
+
 def context_embeddings(clip, prompts, context):
     """CoOp's input: start token, context, words."""
     words = clip.token_embedding(prompts)
@@ -87,16 +95,29 @@ def context_embeddings(clip, prompts, context):
 def test_context_at_the_input(clip, oracle, prompts):
     context = random_tokens([1], (4, 32))[1]
     embeddings, eot = context_embeddings(clip, prompts, context)
-    fast = text_features(clip, text_states(clip, embeddings, eot))
+    fast = text_features(clip, text_states(clip, embeddings, text_layout(with_room(prompts, 4))))
     assert_same(fast, oracle.text(prompts, embeddings=embeddings, eot=eot), [context])
 
 
-def test_one_text_batch_per_image(clip, oracle, prompts):
-    """CoCoOp: images times classes sequences, each with its own context."""
-    context = random_tokens([1], (3 * len(prompts), 2, 32))[1]
-    embeddings, eot = context_embeddings(clip, prompts.repeat(3, 1), context)
-    fast = text_features(clip, text_states(clip, embeddings, eot))
+def test_one_context_per_class(clip, oracle, prompts):
+    """Only the start token is shared, although the ids say that more is."""
+    context = random_tokens([1], (len(prompts), 2, 32))[1]
+    embeddings, eot = context_embeddings(clip, prompts, context)
+    layout = text_layout(with_room(prompts, 2), shared_up_to=1)
+    fast = text_features(clip, text_states(clip, embeddings, layout))
     assert_same(fast, oracle.text(prompts, embeddings=embeddings, eot=eot), [context])
+
+
+def test_one_group_of_prompts_per_image(clip, oracle, prompts):
+    """CoCoOp: images times classes prompts, one context per image."""
+    contexts = random_tokens([1], (3, 2, 32))[1]
+    embeddings, eot = context_embeddings(clip, prompts, contexts[0].detach())
+    open_prompts = ContextPrompts(embeddings, torch.tensor([[1, 2]] * len(prompts)), text_layout(with_room(prompts, 2)))
+    fast = text_features(clip, open_prompts.states(clip, contexts))
+    slow = [
+        oracle.text(prompts, embeddings=context_embeddings(clip, prompts, context)[0], eot=eot) for context in contexts
+    ]
+    assert_same(fast, torch.cat(slow), [contexts])
 
 
 def test_deep_text_prompts_overwrite_the_context(clip, oracle, prompts):
@@ -104,7 +125,7 @@ def test_deep_text_prompts_overwrite_the_context(clip, oracle, prompts):
     context = random_tokens([1], (2, 32))[1]
     tokens = random_tokens([2, 3], (2, 32), seed=1)
     embeddings, eot = context_embeddings(clip, prompts, context)
-    fast = text_features(clip, text_states(clip, embeddings, eot), Tokens(tokens))
+    fast = text_features(clip, text_states(clip, embeddings, text_layout(with_room(prompts, 2))), Tokens(tokens))
     slow = oracle.text(prompts, tokens, insert=False, embeddings=embeddings, eot=eot)
     # The context is overwritten before layer 2, but layer 1 read it.
     assert_same(fast, slow, [context, *tokens.values()])
@@ -126,10 +147,28 @@ def test_tokens_per_image(clip, oracle, images):
     assert_same(fast, oracle.image(images, tokens)[0], list(tokens.values()))
 
 
-def test_text_is_cut_at_the_longest_end_of_text(clip, prompts):
-    longest = int(end_of_text(prompts).max()) + 1
-    assert longest < prompts.shape[1]
-    assert text_trunk(clip, prompts, 2).hidden.shape[1] == longest
+def test_rows_that_prompts_share_and_rows_behind_the_end_are_not_repeated(clip, prompts):
+    """Five prompts "a photo of a ...": start and four words once, and what follows up to each end."""
+    states = text_trunk(clip, prompts, 2)
+    assert states.prefix.shape[:2] == (1, 5)
+    assert states.own.shape[:2] == (1, int((end_of_text(prompts) + 1 - 5).sum()))
+
+
+@pytest.mark.parametrize("texts", [["sea"], ["sea", "sea"], ["sea", "a sea of grass and fire"], ["", "sea"]])
+def test_prompts_that_share_all_or_nothing(clip, oracle, texts):
+    """One prompt, equal prompts, one that another one starts with, and an empty one."""
+    ids = open_clip.tokenizer.SimpleTokenizer()(texts)
+    tokens = random_tokens([3, 4], (2, 32))
+    fast = text_features(clip, text_trunk(clip, ids, 3), Tokens(tokens, insert=True))
+    assert_same(fast, oracle.text(ids, tokens), list(tokens.values()))
+
+
+def test_padding_and_order_of_prompts_change_nothing(clip, prompts):
+    alone = torch.cat([text_features(clip, text_trunk(clip, prompts[i : i + 1])) for i in range(len(prompts))])
+    together = text_features(clip, text_trunk(clip, prompts))
+    assert torch.allclose(alone, together, rtol=0, atol=1e-12)
+    order = [3, 0, 4, 2, 1]
+    assert torch.allclose(text_features(clip, text_trunk(clip, prompts[order])), together[order], rtol=0, atol=1e-12)
 
 
 def test_composition_closed_form(clip):

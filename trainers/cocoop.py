@@ -17,14 +17,15 @@ from yacs.config import CfgNode
 from anprompt.backbone import Backbone
 from anprompt.cfg import add_trainer_node, require_number
 from anprompt.context import ContextPrompts, context_length, context_prompts, start_context
-from anprompt.encoders import text_features, text_states
+from anprompt.encoders import text_features
 from anprompt.prompted import PromptedCLIP, unit
 from anprompt.trainer import PromptTrainer
 from dassl.engine import TRAINER_REGISTRY
 
-# Prompts that run through the text tower at a time; a batch with more is split, and its activations are recomputed in
-# the backward pass. 512 prompts of 20 tokens in ViT-B/16's text tower keep about 3 GB in fp32.
-MAX_PROMPTS = 512
+# Prompts that run through the text tower at a time. A batch with more is split by images, and activations are
+# recomputed in the backward pass. The words behind the context make about six rows of a prompt; in ViT-B/16's text
+# tower each row keeps some 0.3 MB in fp32, so this is about 2 GB.
+MAX_PROMPTS = 1024
 REDUCTION = 16  # image feature width over the meta-net's hidden width
 
 
@@ -72,21 +73,17 @@ class ConditionalCLIP(PromptedCLIP):
 
     def encode_conditional_text(self, contexts: Tensor) -> Tensor:
         """Contexts ``[B, M, D]`` -> unit text features ``[B, C, E]``."""
-        classes = len(self.prompts.eot)
-        pairs = torch.arange(len(contexts) * classes, device=contexts.device)
-        chunks = pairs.split(MAX_PROMPTS)
+        chunks = contexts.split(max(1, MAX_PROMPTS // len(self.prompts.slots)))
         if len(chunks) > 1 and torch.is_grad_enabled():
-            features = [checkpoint(self.encode_pairs, contexts, chunk, use_reentrant=False) for chunk in chunks]
+            features = [checkpoint(self.encode_chunk, chunk, use_reentrant=False) for chunk in chunks]
         else:
-            features = [self.encode_pairs(contexts, chunk) for chunk in chunks]
-        return torch.cat(features).unflatten(0, (len(contexts), classes))
+            features = [self.encode_chunk(chunk) for chunk in chunks]
+        return torch.cat(features)
 
-    def encode_pairs(self, contexts: Tensor, pairs: Tensor) -> Tensor:
-        """Unit features ``[N, E]`` of the (image, class) pairs with the numbers ``pairs`` ``[N]``."""
-        classes = len(self.prompts.eot)
-        prompts = self.prompts.rows(pairs % classes)
-        states = text_states(self.clip, prompts.fill(contexts[pairs // classes]), prompts.eot)
-        return unit(text_features(self.clip, states))
+    def encode_chunk(self, contexts: Tensor) -> Tensor:
+        """The same for a few images at a time."""
+        features = unit(text_features(self.clip, self.prompts.states(self.clip, contexts)))
+        return features.unflatten(0, (len(contexts), -1))
 
     @contextmanager
     def fixed_text(self) -> Iterator[None]:

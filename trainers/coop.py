@@ -44,7 +44,7 @@ class CoOp(PromptTrainer):
         if node.CSC:  # the classes start apart, unless from the same words
             start = start.repeat(len(classnames), 1, 1)
             start = start if node.CTX_INIT else random_prompts(*start.shape)
-        prompts = context_prompts(backbone, classnames, count, position=node.CLASS_TOKEN_POSITION)
+        prompts = context_prompts(backbone, classnames, count, position=node.CLASS_TOKEN_POSITION, per_class=node.CSC)
         return ContextCLIP(backbone.model, ContextLearner(start), prompts)
 
     def required_settings(self) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Our way through a block equals open_clip's own, outputs and gradients, float64, to 1e-9."""
+
+import pytest
+import torch
+
+from anprompt.blocks import run_block
+from tests.conftest import small_clip
+
+TOLERANCE = 1e-9
+
+
+def hidden_rows(width, seed=0):
+    return torch.randn(3, 7, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same(fast, slow, hidden):
+    assert torch.allclose(fast, slow, rtol=0, atol=TOLERANCE)
+    weights = torch.randn(fast.shape, dtype=fast.dtype, generator=torch.Generator().manual_seed(9))
+    fast_grad, slow_grad = (torch.autograd.grad((out * weights).sum(), hidden)[0] for out in (fast, slow))
+    assert fast_grad.abs().max() > 0
+    assert torch.allclose(fast_grad, slow_grad, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_whole_block(quick, masked):
+    clip = small_clip(depth=1, quick_gelu=quick)
+    block = clip.transformer.resblocks[0]
+    hidden = hidden_rows(32).requires_grad_()
+    seen = torch.ones(7, 7, dtype=torch.bool).tril() if masked else None
+    additive = torch.full((7, 7), float("-inf"), dtype=torch.float64).triu(1) if masked else None
+    assert_same(run_block(block, hidden, seen), block(hidden, attn_mask=additive), hidden)
+
+
+def test_rows_that_nobody_reads_are_left_out_but_seen(clip):
+    block = clip.visual.transformer.resblocks[-1]
+    hidden = hidden_rows(48).requires_grad_()
+
+    def pick(rows):
+        return rows[:, 2:4]
+
+    fast = run_block(block, hidden, pick=pick)
+    assert fast.shape == (3, 2, 48)
+    assert_same(fast, pick(block(hidden)), hidden)
+
+
+def test_layer_scale_is_applied():
+    import open_clip
+
+    block = open_clip.transformer.ResidualAttentionBlock(32, 4, ls_init_value=0.3).double().requires_grad_(False)
+    hidden = hidden_rows(32).requires_grad_()
+    assert_same(run_block(block, hidden), block(hidden), hidden)
