@@ -24,8 +24,8 @@ need_seed() {
     [[ "$1" =~ ^[0-9]+$ ]] || fail "the seed must be a number, got '$1'. Usage: $2"
 }
 
-# stem_of DATASET SHOTS: the trainer's YAML file where neither CFG nor shapes decides: what the script has set as `stem`.
-# For a trainer without scripts: its only YAML file besides the tiny one, else vit_b16.
+# stem_of DATASET SHOTS: the trainer's YAML file where neither CFG nor shapes decides: the `stem` of the script. For a
+# trainer without scripts: its only YAML file besides the tiny one, else vit_b16.
 stem_of() {
     local others=() file
     for file in "$REPO/configs/trainers/$TRAINER"/*.yaml; do

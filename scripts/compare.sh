@@ -2,8 +2,8 @@
 # All trainers, base to new, side by side in one table: accuracy, learnable parameters, training time and memory.
 # Usage: bash scripts/compare.sh [DATASET [OPTIM.KEY VALUE ...]]   default: shapes
 #
-# Every trainer with a YAML file for the data takes part: configs/trainers/*/tiny.yaml on shapes, any other file elsewhere.
-# Finished runs are skipped, a failed one does not stop the others. OPTIM keys, which all trainers share, may follow.
+# Every trainer with a YAML file for the data takes part: tiny.yaml on shapes, any other file elsewhere. Finished runs
+# are skipped, a failed one does not stop the others. OPTIM keys, which all trainers share, may follow the dataset.
 #
 #   TRAINERS   only these, as in TRAINERS="CoOp MMRL"
 #   SEEDS      default: "1 2 3"; zero-shot trainers need none
@@ -22,6 +22,7 @@ for ((i = 1; i <= $#; i += 2)); do
     [[ "${!i}" == OPTIM.* ]] || fail "'${!i}' is no key of all trainers: only OPTIM.* pairs may follow the dataset"
 done
 for seed in "${seeds[@]}"; do need_seed "$seed" 'SEEDS="1 2 3" bash scripts/compare.sh DATASET'; done
+[[ -f "$REPO/configs/datasets/$dataset.yaml" ]] || fail "no data set '$dataset' in configs/datasets"
 need_data "$dataset"
 
 # takes_part TRAINER: whether it has a YAML file for the data
@@ -40,9 +41,10 @@ is_zero_shot() {
 
 # script_of TRAINER PROTOCOL: the method's own script, whose YAML file counts, or the one for all
 script_of() {
-    local method
+    local method script
     method="$(tr '[:upper:]' '[:lower:]' <<<"${1/ZeroshotCLIP/zsclip}")"
-    if [[ -f "$REPO/scripts/$method/$2.sh" ]]; then echo "$REPO/scripts/$method/$2.sh"; else echo "$REPO/scripts/$2.sh"; fi
+    script="$REPO/scripts/$method/$2.sh"
+    if [[ -f "$script" ]]; then echo "$script"; else echo "$REPO/scripts/$2.sh"; fi
 }
 
 # base2new TRAINER SEED PAIRS...
@@ -83,6 +85,7 @@ for ((i = 0; i < ${#runs[@]}; i++)); do
     started=$SECONDS log="$logs/$trainer-seed$seed.log"
     if (base2new "$trainer" "$seed" "$@") >"$log" 2>&1 </dev/null; then
         echo "$((SECONDS - started)) s"
+        # shellcheck disable=SC2231 # a pattern
         for folder in "$OUTPUT/base2new"/*/"$dataset"{/shots_"${SHOTS:-16}",}/"$trainer"/$stems/"seed$seed"; do
             if [[ -d "$folder" ]]; then folders+=("$folder"); fi
         done
