@@ -73,7 +73,12 @@ def test_shapes_use_the_tiny_config_unless_cfg_is_set(call, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_few_shot(call, method):
     _, lines = call(f"{method}/few_shot.sh", "eurosat", DATA="/d")
-    assert [config(line) for line in trained(lines)] == [f"{METHODS[method]}/{stem}.yaml" for stem in FEW_SHOT[method]]
+    stems = [f"{METHODS[method]}/{stem}" for stem in FEW_SHOT[method]]
+    assert [config(line) for line in trained(lines)] == [f"{stem}.yaml" for stem in stems]
+    assert all(
+        value_after(line, "--output-dir").endswith(f"/{stem}/seed1")
+        for line, stem in zip(trained(lines), stems, strict=True)
+    )
     own = {"DATALOADER.TRAIN_X.BATCH_SIZE": "32", "OPTIM.MAX_EPOCH": "50"} if method in SIMILARITY else {}
     shots = ("1", "2", "4", "8", "16")
     assert [overrides(line) for line in trained(lines)] == [{"DATASET.NUM_SHOTS": number} | own for number in shots]
