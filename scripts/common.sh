@@ -1,10 +1,11 @@
 # shellcheck shell=bash
-# What the scripts of all methods share. To be sourced, with TRAINER set to the trainer's name.
+# What all protocols share (protocols.sh): folders, one call of train.py, errors.
 #
 # Read from the environment:
+#   TRAINER name of the trainer; the scripts of a method set it themselves
 #   DATA    folder that holds the datasets (default for shapes: data/ in the repository)
 #   OUTPUT  root of all results (default: output/ in the repository)
-#   CFG     stem of the trainer's YAML file (default: vit_b16; for shapes: tiny)
+#   CFG     stem of the trainer's YAML file (default: the script's; for shapes: tiny)
 #   SHOTS   training images per class (default: 16; few_shot.sh takes several)
 #   PYTHON  interpreter (default: python)
 set -euo pipefail
@@ -23,9 +24,31 @@ need_seed() {
     [[ "$1" =~ ^[0-9]+$ ]] || fail "the seed must be a number, got '$1'. Usage: $2"
 }
 
-# trainer_cfg DATASET
+# stem_of DATASET SHOTS: the trainer's YAML file where neither CFG nor shapes decides: the `stem` of the script. For a
+# trainer without scripts: its only YAML file besides the tiny one, else vit_b16.
+stem_of() {
+    local others=() file
+    for file in "$REPO/configs/trainers/$TRAINER"/*.yaml; do
+        [[ -f "$file" && "$file" != */tiny.yaml ]] && others+=("$(basename "$file" .yaml)")
+    done
+    if [[ -n "${stem:-}" ]]; then
+        echo "$stem"
+    elif [[ ${#others[@]} -eq 1 ]]; then
+        echo "${others[0]}"
+    else
+        echo vit_b16
+    fi
+}
+
+# trainer_cfg DATASET [SHOTS]
 trainer_cfg() {
-    if [[ "$1" == shapes ]]; then echo "${CFG:-tiny}"; else echo "${CFG:-vit_b16}"; fi
+    if [[ -n "${CFG:-}" ]]; then
+        echo "$CFG"
+    elif [[ "$1" == shapes ]]; then
+        echo tiny
+    else
+        stem_of "$1" "${2:-${SHOTS:-16}}"
+    fi
 }
 
 # need_data DATASET: sets DATA. Where the dataset is unknown it stays empty and train.py names the nearest ones.
@@ -39,10 +62,10 @@ need_data() {
     fi
 }
 
-# run DATASET SEED OUTPUT_DIR ARGS...: one call of train.py. What has finished is skipped, what was interrupted resumes.
+# run DATASET SEED OUTPUT_DIR STEM ARGS...: one call of train.py. What has finished is skipped, the interrupted resumes.
 run() {
-    local dataset="$1" seed="$2" directory="$3"
-    shift 3
+    local dataset="$1" seed="$2" directory="$3" yaml="$4"
+    shift 4
     need_data "$dataset"
     # The tiny CLIP gains nothing from threads, and on a busy machine loses much by them.
     if [[ "$dataset" == shapes ]]; then export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"; fi
@@ -51,17 +74,26 @@ run() {
         --seed "$seed" \
         --trainer "$TRAINER" \
         --dataset-config-file "$REPO/configs/datasets/$dataset.yaml" \
-        --config-file "$REPO/configs/trainers/$TRAINER/$(trainer_cfg "$dataset").yaml" \
+        --config-file "$REPO/configs/trainers/$TRAINER/$yaml.yaml" \
         --output-dir "$directory" \
         --skip-finished \
         "$@"
+}
+
+# no_results DIR: the run has finished and left no results.json
+no_results() {
+    fail "the run in $1 has finished without a results.json, which only trainers based on anprompt.trainer write:" \
+        "read its log with parse_test_res.py, and test its model with train.py --eval-only --model-dir $1"
 }
 
 # find_model TRAIN_DIR: sets MODEL to the flags that load the model of a finished training run: its best one where
 # TEST.FINAL_MODEL chose one, else the last epoch's.
 find_model() {
     local directory="$1" pointer="" epoch
-    [[ -f "$directory/results.json" ]] || fail "no finished training run in $directory: run the training script first"
+    if [[ ! -f "$directory/results.json" ]]; then
+        if grep -qxE 'Finish(ed)? training' "$directory/log.txt" 2>/dev/null; then no_results "$directory"; fi
+        fail "no finished training run in $directory: run the training script first"
+    fi
     MODEL=(--eval-only --model-dir "$directory")
     local file
     for file in "$directory"/*/model-best.pth.tar; do
@@ -83,7 +115,7 @@ base2new_dir() {
 
 # few_shot_dir DATASET SHOTS SEED
 few_shot_dir() {
-    echo "$OUTPUT/few_shot/$1/shots_$2/$TRAINER/$(trainer_cfg "$1")/seed$3"
+    echo "$OUTPUT/few_shot/$1/shots_$2/$TRAINER/$(trainer_cfg "$1" "$2")/seed$3"
 }
 
 # source_dir DATASET SEED: the training run of cross-dataset transfer
@@ -93,5 +125,6 @@ source_dir() {
 
 # report DIR [NEW_DIR]: unrounded results of one run, or of a base and a new run with their harmonic mean.
 report() {
+    [[ -f "$1/results.json" ]] || no_results "$1"
     "$PYTHON" "$REPO/parse_test_res.py" --exact "$@"
 }

@@ -6,6 +6,7 @@ import torch
 
 import anprompt  # noqa: F401  makes `import dassl` work
 from tests.oracle import Oracle
+from tests.stand_in import caller
 
 WORDS = 49408  # CLIP's vocabulary
 CONTEXT = 77
@@ -43,6 +44,12 @@ def prompts():
     """Token ids ``[5, 77]`` of texts of different lengths."""
     names = ["dog", "fire truck", "a very small grey bird", "cat", "sea"]
     return open_clip.tokenizer.SimpleTokenizer()([f"a photo of a {name}." for name in names])
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Run a script with a stand-in for Python: see :func:`tests.stand_in.caller`."""
+    return caller(tmp_path)
 
 
 @pytest.fixture

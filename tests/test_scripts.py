@@ -13,58 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-REPO = Path(__file__).parent.parent
+from tests.stand_in import REPO, overrides, value_after
+
 SCRIPTS = REPO / "scripts" / "anprompt"
-
-# Notes its arguments, and leaves behind what a finished run leaves.
-STAND_IN = """#!/usr/bin/env bash
-printf '%s\\n' "$*" >>"$CALLS"
-while [[ $# -gt 0 ]]; do
-    if [[ "$1" == --output-dir ]]; then
-        mkdir -p "$2/prompt_learner"
-        echo '{}' >"$2/results.json"
-        echo model.pth.tar-10 >"$2/prompt_learner/checkpoint"
-    fi
-    shift
-done
-"""
-
-
-@pytest.fixture
-def call(tmp_path):
-    """Run a script with a stand-in for Python; the process and the lines of arguments that the stand-in got."""
-    stand_in, calls = tmp_path / "python", tmp_path / "calls"
-    stand_in.write_text(STAND_IN)
-    stand_in.chmod(0o755)
-
-    def run(script, *arguments, **environment):
-        calls.write_text("")
-        kept = {key: value for key, value in os.environ.items() if key not in ("DATA", "CFG", "SHOTS", "SOURCE")}
-        done = subprocess.run(
-            ["bash", str(SCRIPTS / script), *arguments],
-            env=kept | {"PYTHON": str(stand_in), "CALLS": str(calls), "OUTPUT": str(tmp_path / "out")} | environment,
-            cwd=tmp_path,  # the scripts find the repository from their own path
-            capture_output=True,
-            text=True,
-        )
-        return done, calls.read_text().splitlines()
-
-    return run
-
-
-def value_after(line, flag):
-    words = line.split()
-    return words[words.index(flag) + 1]
-
-
-def overrides(line):
-    """Config overrides of a call; of a key given twice, the last value."""
-    pairs = re.findall(r"([A-Z]\w*(?:\.\w+)+) (\S+)", line)
-    return dict(pairs)
 
 
 def test_base2new_defaults_to_shapes_and_goes_on_with_the_new_classes(call, tmp_path):
-    done, (train, test, table) = call("base2new_train.sh")
+    done, (train, test, table) = call("anprompt/base2new_train.sh")
     assert done.returncode == 0, done.stderr
     tail = "shapes/shots_16/ANPrompt/tiny/seed1"
     base, new = f"{tmp_path}/out/base2new/train_base/{tail}", f"{tmp_path}/out/base2new/test_new/{tail}"
@@ -82,7 +37,7 @@ def test_base2new_defaults_to_shapes_and_goes_on_with_the_new_classes(call, tmp_
 
 
 def test_base2new_of_other_data_trains_only(call, tmp_path):
-    done, (train, _) = call("base2new_train.sh", "caltech101", "3", DATA="/d", CFG="vit_b32", SHOTS="4")
+    done, (train, _) = call("anprompt/base2new_train.sh", "caltech101", "3", DATA="/d", CFG="vit_b32", SHOTS="4")
     assert done.returncode == 0, done.stderr
     assert value_after(train, "--root") == "/d"
     assert value_after(train, "--seed") == "3"
@@ -90,7 +45,7 @@ def test_base2new_of_other_data_trains_only(call, tmp_path):
 
 
 def test_imagenet_has_its_own_batch_and_epochs(call):
-    _, (train, _) = call("base2new_train.sh", "imagenet", "1", DATA="/d")
+    _, (train, _) = call("anprompt/base2new_train.sh", "imagenet", "1", DATA="/d")
     assert overrides(train)["DATALOADER.TRAIN_X.BATCH_SIZE"] == "32"
     assert overrides(train)["OPTIM.MAX_EPOCH"] == "5"
 
@@ -99,15 +54,15 @@ def test_imagenet_has_its_own_batch_and_epochs(call):
     "script", ["base2new_train.sh", "base2new_test.sh", "few_shot.sh", "xd_train.sh", "xd_test.sh"]
 )
 def test_overrides_of_the_user_come_last(call, script):
-    call("base2new_train.sh", "imagenet", "1", DATA="/d")
-    call("xd_train.sh", "imagenet", "1", DATA="/d")
-    done, lines = call(script, "imagenet", "1", "OPTIM.MAX_EPOCH", "7", DATA="/d", SHOTS="16")
+    call("anprompt/base2new_train.sh", "imagenet", "1", DATA="/d")
+    call("anprompt/xd_train.sh", "imagenet", "1", DATA="/d")
+    done, lines = call(f"anprompt/{script}", "imagenet", "1", "OPTIM.MAX_EPOCH", "7", DATA="/d", SHOTS="16")
     assert done.returncode == 0, done.stderr
     assert lines[0].endswith(" OPTIM.MAX_EPOCH 7")
 
 
 def test_few_shot_runs_five_subsets(call, tmp_path):
-    _, lines = call("few_shot.sh", "eurosat", "2", DATA="/d")
+    _, lines = call("anprompt/few_shot.sh", "eurosat", "2", DATA="/d")
     trainings = [line for line in lines if "train.py" in line]
     assert [value_after(line, "--output-dir") for line in trainings] == [
         f"{tmp_path}/out/few_shot/eurosat/shots_{shots}/ANPrompt/vit_b16/seed2" for shots in (1, 2, 4, 8, 16)
@@ -120,7 +75,7 @@ def test_few_shot_runs_five_subsets(call, tmp_path):
 
 
 def test_cross_dataset_tests_the_source_model(call, tmp_path):
-    _, (train, _) = call("xd_train.sh", "imagenet", "1", DATA="/d")
+    _, (train, _) = call("anprompt/xd_train.sh", "imagenet", "1", DATA="/d")
     source = f"{tmp_path}/out/imagenet/ANPrompt/vit_b16_16shots/seed1"
     assert value_after(train, "--output-dir") == source
     assert overrides(train) == {
@@ -130,22 +85,22 @@ def test_cross_dataset_tests_the_source_model(call, tmp_path):
         "OPTIM.WARMUP_EPOCH": "0",
         "TRAINER.ANPROMPT.LOSS.SIM_W": "0.2",
     }
-    done, (test, _) = call("xd_test.sh", "eurosat", "1", DATA="/d")
+    done, (test, _) = call("anprompt/xd_test.sh", "eurosat", "1", DATA="/d")
     assert done.returncode == 0, done.stderr
     assert value_after(test, "--output-dir") == f"{tmp_path}/out/evaluation/ANPrompt/vit_b16_16shots/eurosat/seed1"
     assert f"--eval-only --model-dir {source} --load-epoch 10" in test
 
 
 def test_cross_dataset_test_takes_the_config_of_its_source(call):
-    call("xd_train.sh", "shapes", "1")
-    _, (test, _) = call("xd_test.sh", "eurosat", "1", DATA="/d", SOURCE="shapes")
+    call("anprompt/xd_train.sh", "shapes", "1")
+    _, (test, _) = call("anprompt/xd_test.sh", "eurosat", "1", DATA="/d", SOURCE="shapes")
     assert value_after(test, "--config-file") == str(REPO / "configs/trainers/ANPrompt/tiny.yaml")
 
 
 def test_a_model_chosen_on_validation_data_is_the_one_tested(call, tmp_path):
-    call("xd_train.sh", "imagenet", "1", DATA="/d")
+    call("anprompt/xd_train.sh", "imagenet", "1", DATA="/d")
     (tmp_path / "out/imagenet/ANPrompt/vit_b16_16shots/seed1/prompt_learner/model-best.pth.tar").write_text("")
-    _, (test, _) = call("xd_test.sh", "eurosat", "1", DATA="/d")
+    _, (test, _) = call("anprompt/xd_test.sh", "eurosat", "1", DATA="/d")
     assert "--load-epoch" not in test
 
 
@@ -160,7 +115,7 @@ def test_a_model_chosen_on_validation_data_is_the_one_tested(call, tmp_path):
     ],
 )
 def test_mistakes_are_named(call, script, arguments, message):
-    done, lines = call(script, *arguments)
+    done, lines = call(f"anprompt/{script}", *arguments)
     assert done.returncode == 2
     assert re.fullmatch(f"error: .*{message}.*\n", done.stderr)
     assert not lines
@@ -168,14 +123,14 @@ def test_mistakes_are_named(call, script, arguments, message):
 
 def test_folders_may_have_any_name(call, tmp_path):
     odd = str(tmp_path / "out [2] *")
-    call("xd_train.sh", "imagenet", "1", DATA="/d", OUTPUT=odd)
-    done, (test, _) = call("xd_test.sh", "eurosat", "1", DATA="/d", OUTPUT=odd)
+    call("anprompt/xd_train.sh", "imagenet", "1", DATA="/d", OUTPUT=odd)
+    done, (test, _) = call("anprompt/xd_test.sh", "eurosat", "1", DATA="/d", OUTPUT=odd)
     assert done.returncode == 0, done.stderr
     assert "--load-epoch 10" in test
 
 
 def test_zero_shot_tests_base_and_new(call, tmp_path):
-    done, (base, new, table) = call("../zsclip/zeroshot.sh", "eurosat", DATA="/d")
+    done, (base, new, table) = call("zsclip/zeroshot.sh", "eurosat", DATA="/d")
     assert done.returncode == 0, done.stderr
     assert "--eval-only" in base and "--eval-only" in new
     assert [overrides(line)["DATASET.SUBSAMPLE_CLASSES"] for line in (base, new)] == ["base", "new"]
@@ -184,9 +139,9 @@ def test_zero_shot_tests_base_and_new(call, tmp_path):
 
 
 def test_a_result_without_checkpoint_is_named(call, tmp_path):
-    call("xd_train.sh", "imagenet", "1", DATA="/d")
+    call("anprompt/xd_train.sh", "imagenet", "1", DATA="/d")
     (tmp_path / "out/imagenet/ANPrompt/vit_b16_16shots/seed1/prompt_learner/checkpoint").unlink()
-    assert "has a result but no checkpoint" in call("xd_test.sh", "eurosat", "1", DATA="/d")[0].stderr
+    assert "has a result but no checkpoint" in call("anprompt/xd_test.sh", "eurosat", "1", DATA="/d")[0].stderr
 
 
 # ---------------------------------------------------------------------------------------------- whole runs

@@ -1,0 +1,29 @@
+"""``python -m anprompt COMMAND``: tools beside ``train.py``. A module put into ``anprompt/commands/`` is a command."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from anprompt import commands
+from anprompt.plugins import import_all
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m anprompt", description="Tools beside train.py.")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in import_all(commands.__name__, commands.__path__):
+        module.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: its own, 2 after a mistake of the user, 130 after Ctrl-C."""
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

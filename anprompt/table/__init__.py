@@ -1,0 +1,25 @@
+"""Tables of the field's protocols, from the ``results.json`` of runs: base to new, few-shot, cross-dataset transfer."""
+
+from collections.abc import Sequence
+
+from anprompt.table.base_to_new import base_to_new
+from anprompt.table.checks import warn_of_configs, warn_of_images
+from anprompt.table.core import Options, Table, group
+from anprompt.table.cross_dataset import cross_dataset
+from anprompt.table.few_shot import few_shot
+from anprompt.table.records import Record
+
+
+def build_tables(records: Sequence[Record], options: Options) -> list[Table]:
+    """One table per protocol that the records belong to."""
+    warn_of_configs(records, options.warn)
+    warn_of_images(records, options.warn)
+    by_protocol = group(records, lambda record: record.protocol)
+    tables = []
+    if "base2new" in by_protocol:
+        tables.append(base_to_new(by_protocol["base2new"], options))
+    elif options.compare:
+        options.warn("there are no base-to-new results to compare with the published ones")
+    if "few_shot" in by_protocol:
+        tables.append(few_shot(by_protocol["few_shot"], options))
+    return tables + cross_dataset(by_protocol.get("source", []), by_protocol.get("target", []), options)

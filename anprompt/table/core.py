@@ -1,0 +1,92 @@
+"""What every table is made of: cells, options, and records in groups."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+from anprompt.table.records import Record, Warn
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A mean and its spread over the seeds; one seed has none."""
+
+    mean: float
+    spread: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float], ci95: bool = False) -> Stat:
+        """Spread: the deviation of the population, or half of Student's 95 % confidence interval."""
+        mean, n = statistics.fmean(values), len(values)
+        if n == 1:
+            return cls(mean)
+        return cls(mean, student_t(n) * statistics.stdev(values) / math.sqrt(n) if ci95 else statistics.pstdev(values))
+
+
+def student_t(n: int) -> float:
+    """Two-sided 95 % quantile for the mean of ``n`` values."""
+    from scipy import stats  # comes with scikit-learn; slow to import, and few need it
+
+    return float(stats.t.ppf(0.975, n - 1))
+
+
+Cell: TypeAlias = Stat | int | float | str | None
+
+
+@dataclass
+class Table:
+    """Rows of cells under a header. None stands for what is not known."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[Cell]]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked of the tables."""
+
+    warn: Warn
+    ci95: bool = False  # intervals instead of deviations
+    cost: bool = False  # columns of parameters, time and memory
+    compare: bool = False  # rows of published results
+
+    @property
+    def spread(self) -> str:
+        return "half the 95 % confidence interval (Student t)" if self.ci95 else "population deviation"
+
+    def stat(self, runs: Iterable[Record]) -> Stat | None:
+        """Accuracy over runs that differ in the seed."""
+        values = [run.accuracy for run in runs]
+        return Stat.of(values, self.ci95) if values else None
+
+
+def group(records: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key, list[Record]]:
+    """Records by key, sorted by names, shots and seed."""
+    groups: dict[Key, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda r: (r.trainer.casefold(), r.stem, r.dataset.casefold(), r.shots, r.seed)):
+        groups[key(record)].append(record)
+    return dict(groups)
+
+
+def shots_text(shots: int) -> str | None:
+    """None: not limited, or nothing was trained."""
+    return str(shots) if shots >= 1 else None
+
+
+def seeds_text(runs: Iterable[Record]) -> str:
+    return " ".join(str(seed) for seed in sorted({run.seed for run in runs}))
+
+
+def average_of(stats: Sequence[Stat | None]) -> Stat | None:
+    """Mean over datasets; None where one is missing."""
+    known = [stat.mean for stat in stats if stat]
+    return Stat(statistics.fmean(known)) if known and len(known) == len(stats) else None

@@ -1,0 +1,44 @@
+"""Cross-dataset transfer and domain generalisation: one source, other data as targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anprompt.table.checks import warn_of_seeds
+from anprompt.table.core import Cell, Options, Table, average_of, group, seeds_text, shots_text
+from anprompt.table.records import Record
+
+VARIANTS_OF_IMAGENET = ("ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
+
+
+def cross_dataset(sources: Sequence[Record], targets: Sequence[Record], options: Options) -> list[Table]:
+    """A table of other datasets and one of ImageNet's variants, as far as there are such targets."""
+    variants = [run for run in targets if run.dataset in VARIANTS_OF_IMAGENET]
+    others = [run for run in targets if run.dataset not in VARIANTS_OF_IMAGENET]
+    tables = []
+    if others or (sources and not variants):
+        tables.append(transfer("Cross-dataset transfer", sources, others, options))
+    if variants:
+        tables.append(transfer("Domain generalisation", sources, variants, options))
+    return tables
+
+
+def transfer(name: str, sources: Sequence[Record], targets: Sequence[Record], options: Options) -> Table:
+    """A row per trainer, YAML file and number of shots; columns for source, targets and the targets' average."""
+    columns = [("source", data) for data in names(sources)] + [("target", data) for data in names(targets)]
+    rows: list[list[Cell]] = []
+    for setting, runs in group([*sources, *targets], lambda run: (run.trainer, run.stem, run.shots)).items():
+        cells = group(runs, lambda run: (run.protocol, run.dataset))
+        trainer, stem, shots = setting
+        warn_of_seeds(f"{trainer} ({stem}), {name}", {data: cells[place, data] for place, data in cells}, options.warn)
+        stats = [options.stat(cells.get(column, ())) for column in columns]
+        average = average_of([stat for stat, (place, _) in zip(stats, columns, strict=True) if place == "target"])
+        rows.append([trainer, stem, shots_text(shots), seeds_text(runs), *stats, average])
+    header = ["trainer", "config", "shots", "seeds"]
+    header += [f"source: {data}" if place == "source" else data for place, data in columns]
+    caption = f"{name}: accuracy in per cent, mean ± {options.spread} over the seeds."
+    return Table(caption, [*header, "average of targets"], rows)
+
+
+def names(runs: Sequence[Record]) -> list[str]:
+    return sorted({run.dataset for run in runs}, key=str.casefold)

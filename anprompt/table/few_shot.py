@@ -1,0 +1,43 @@
+"""Few-shot classification: accuracy by the number of training images per class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from anprompt.table.checks import warn_of_seeds
+from anprompt.table.core import Cell, Options, Table, average_of, group, seeds_text, shots_text
+from anprompt.table.records import Record
+
+
+def few_shot(records: Sequence[Record], options: Options) -> Table:
+    """A row per trainer and dataset, and an average where there are several datasets; a column per number of shots."""
+    columns = sorted({run.shots for run in records})
+    rows: list[list[Cell]] = []
+    for trainer, runs in group(records, lambda run: run.trainer).items():
+        lines = [line for one in group(runs, lambda run: run.dataset).values() for line in split_by_config(one)]
+        stats = []
+        for line in lines:
+            data, cells = line[0].dataset, group(line, lambda run: run.shots)
+            warn_of_seeds(f"{trainer} on {data}", {column_name(shots): cells[shots] for shots in cells}, options.warn)
+            stats.append([options.stat(cells.get(shots, ())) for shots in columns])
+            rows.append([trainer, configs(line), data, seeds_text(line), *stats[-1]])
+        if len(lines) > 1 and len({line[0].dataset for line in lines}) == len(lines):
+            means = [average_of(column) for column in zip(*stats, strict=True)]
+            rows.append([trainer, configs(runs), f"average of {len(lines)}", None, *means])
+    header = ["trainer", "config", "data", "seeds", *map(column_name, columns)]
+    caption = f"Few-shot: accuracy in per cent by training images per class, mean ± {options.spread} over the seeds."
+    return Table(caption, header, rows)
+
+
+def column_name(shots: int) -> str:
+    return f"{shots_text(shots) or 'all'} shot{'s' * (shots != 1)}"
+
+
+def split_by_config(runs: Sequence[Record]) -> list[list[Record]]:
+    """Rows of one trainer and dataset: one, though its YAML file may depend on the shots, unless two files compete."""
+    competing = any(len({run.stem for run in same}) > 1 for same in group(runs, lambda run: run.shots).values())
+    return list(group(runs, lambda run: run.stem).values()) if competing else [list(runs)]
+
+
+def configs(runs: Iterable[Record]) -> str | None:
+    return ", ".join(dict.fromkeys(run.stem for run in runs if run.stem)) or None
