@@ -27,7 +27,7 @@ CROSS = BASE_TO_NEW | {
 }
 FEW_SHOT = {method: [stem] * 5 for method, stem in BASE_TO_NEW.items()} | {
     "coop": ["vit_b16_ep50", "vit_b16_ep100", "vit_b16_ep100", "vit_b16", "vit_b16"],
-    "promptsrc": ["vit_b16_c2_ep20_batch4_4+4ctx_few_shot"] * 5,
+    "promptsrc": ["vit_b16_c2_ep50_batch4_4+4ctx_few_shot"] * 5,
 }
 SIMILARITY = {"anprompt": "TRAINER.ANPROMPT.LOSS.SIM_W", "mmrl": "TRAINER.MMRL.REG_WEIGHT"}
 
