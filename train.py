@@ -6,10 +6,12 @@
         --output-dir output/caltech101 DATASET.NUM_SHOTS 16
 
 Later wins: defaults, dataset file, trainer file, flags, trailing KEY VALUE pairs. A mistake of the user is answered
-with one line and exit status 2; set ANPROMPT_TRACEBACK=1 to see where it was found.
+with one line and exit status 2; set ANPROMPT_TRACEBACK=1 to see where it was found. Several runs may share the start of
+a process: put --then between their arguments. The next one starts after success only.
 """
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -17,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from yacs.config import CfgNode
@@ -37,6 +39,7 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError, AssertionError)  # Dassl asserts
 MESSAGES_OF = ("anprompt", "datasets", "trainers")  # packages whose log messages are shown
 CONFIG = "config.json"  # written when a run starts
+THEN = "--then"  # between two runs of one process
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -265,9 +268,44 @@ def report(error: BaseException) -> None:
         log.write(f"{line}\n")
 
 
+def split_runs(words: Sequence[str]) -> list[list[str]]:
+    """The arguments of every run of a command line."""
+    runs: list[list[str]] = [[]]
+    for word in words:
+        if word == THEN:
+            runs.append([])
+        else:
+            runs[-1].append(word)
+    return runs
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    args = build_parser().parse_args(argv)
+    runs = split_runs(sys.argv[1:] if argv is None else argv)
+    for args in [build_parser().parse_args(words) for words in runs]:
+        console = sys.stdout
+        try:
+            status = run_and_report(args)
+        finally:
+            end_log(console)
+        if status:
+            return status
+    return 0
+
+
+def end_log(console: TextIO) -> None:
+    """Leave no trace of a run in what the next one prints and measures."""
+    log, sys.stdout = sys.stdout, console
+    if log is not console and getattr(log, "file", None) is not None:
+        log.file.close()  # not the Logger itself: Dassl's closes the console, too
+        log.file = None
+    gc.collect()  # trainers and models refer to each other
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def run_and_report(args: argparse.Namespace) -> int:
+    """One run; its exit status."""
     try:
         run(args)
     except USER_ERRORS as error:

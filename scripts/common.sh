@@ -8,6 +8,7 @@
 #   CFG     stem of the trainer's YAML file (default: the script's; for shapes: tiny)
 #   SHOTS   training images per class (default: 16; few_shot.sh takes several)
 #   PYTHON  interpreter (default: python)
+#   DRY_RUN print the calls of train.py instead: one line each, every argument followed by a tab
 set -euo pipefail
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -62,22 +63,40 @@ need_data() {
     fi
 }
 
-# run DATASET SEED OUTPUT_DIR STEM ARGS...: one call of train.py. What has finished is skipped, the interrupted resumes.
-run() {
+# arguments DATASET SEED OUTPUT_DIR STEM ARGS...: sets ARGUMENTS to those of one run of train.py. What has finished is
+# skipped, the interrupted resumes.
+arguments() {
     local dataset="$1" seed="$2" directory="$3" yaml="$4"
     shift 4
     need_data "$dataset"
     # The tiny CLIP gains nothing from threads, and on a busy machine loses much by them.
     if [[ "$dataset" == shapes ]]; then export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"; fi
-    "$PYTHON" "$REPO/train.py" \
-        --root "$DATA" \
-        --seed "$seed" \
-        --trainer "$TRAINER" \
-        --dataset-config-file "$REPO/configs/datasets/$dataset.yaml" \
-        --config-file "$REPO/configs/trainers/$TRAINER/$yaml.yaml" \
-        --output-dir "$directory" \
-        --skip-finished \
+    ARGUMENTS=(
+        --root "$DATA"
+        --seed "$seed"
+        --trainer "$TRAINER"
+        --dataset-config-file "$REPO/configs/datasets/$dataset.yaml"
+        --config-file "$REPO/configs/trainers/$TRAINER/$yaml.yaml"
+        --output-dir "$directory"
+        --skip-finished
         "$@"
+    )
+}
+
+# train_py ARGS...: the process
+train_py() {
+    if [[ -n "${DRY_RUN:-}" ]]; then
+        printf '%s\t' "$PYTHON" "$REPO/train.py" "$@"
+        echo
+    else
+        "$PYTHON" "$REPO/train.py" "$@"
+    fi
+}
+
+# run DATASET SEED OUTPUT_DIR STEM ARGS...: one run of train.py in a process of its own
+run() {
+    arguments "$@"
+    train_py "${ARGUMENTS[@]}"
 }
 
 # no_results DIR: the run has finished and left no results.json
@@ -90,11 +109,12 @@ no_results() {
 # TEST.FINAL_MODEL chose one, else the last epoch's.
 find_model() {
     local directory="$1" pointer="" epoch
+    MODEL=(--eval-only --model-dir "$directory")
+    [[ -n "${DRY_RUN:-}" && ! -f "$directory/results.json" ]] && return # it is going to be trained
     if [[ ! -f "$directory/results.json" ]]; then
         if grep -qxE 'Finish(ed)? training' "$directory/log.txt" 2>/dev/null; then no_results "$directory"; fi
         fail "no finished training run in $directory: run the training script first"
     fi
-    MODEL=(--eval-only --model-dir "$directory")
     local file
     for file in "$directory"/*/model-best.pth.tar; do
         [[ -f "$file" ]] && return
@@ -125,6 +145,15 @@ source_dir() {
 
 # report DIR [NEW_DIR]: unrounded results of one run, or of a base and a new run with their harmonic mean.
 report() {
+    if [[ -n "${DRY_RUN:-}" ]]; then return; fi
     [[ -f "$1/results.json" ]] || no_results "$1"
     "$PYTHON" "$REPO/parse_test_res.py" --exact "$@"
+}
+
+# script_of TRAINER PROTOCOL: the method's own script, whose YAML file and settings count, or the one for all
+script_of() {
+    local method script
+    method="$(tr '[:upper:]' '[:lower:]' <<<"${1/ZeroshotCLIP/zsclip}")"
+    script="$REPO/scripts/$method/$2.sh"
+    if [[ -f "$script" ]]; then echo "$script"; else echo "$REPO/scripts/$2.sh"; fi
 }

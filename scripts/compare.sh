@@ -39,14 +39,6 @@ is_zero_shot() {
     [[ "$1" == Zeroshot* ]]
 }
 
-# script_of TRAINER PROTOCOL: the method's own script, whose YAML file counts, or the one for all
-script_of() {
-    local method script
-    method="$(tr '[:upper:]' '[:lower:]' <<<"${1/ZeroshotCLIP/zsclip}")"
-    script="$REPO/scripts/$method/$2.sh"
-    if [[ -f "$script" ]]; then echo "$script"; else echo "$REPO/scripts/$2.sh"; fi
-}
-
 # base2new TRAINER SEED PAIRS...
 base2new() {
     local trainer="$1" seed="$2"

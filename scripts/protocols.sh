@@ -19,20 +19,32 @@ protocol_for() {
     if [[ "$1" == imagenet && -n "${protocol_imagenet[*]-}" ]]; then PROTOCOL=("${protocol_imagenet[@]}"); fi
 }
 
-# Base-to-new generalisation, first half: train on the base classes and test on them. For shapes, the new classes are
-# tested next.
+# Base-to-new generalisation, first half: train on the base classes and test on them. For shapes, or where THEN_NEW is
+# set, the new classes are tested next, in the same process.
 base2new_train() {
-    local dataset="${1:-shapes}" seed="${2:-1}" directory
+    local dataset="${1:-shapes}" seed="${2:-1}" trained directory base
     need_seed "$seed" "base2new_train.sh DATASET SEED [KEY VALUE ...]"
-    directory="$(base2new_dir train_base "$dataset" "$seed")"
+    trained="$(base2new_dir train_base "$dataset" "$seed")"
     protocol_for "$dataset"
-    run "$dataset" "$seed" "$directory" "$(trainer_cfg "$dataset")" \
+    arguments "$dataset" "$seed" "$trained" "$(trainer_cfg "$dataset")" \
         DATASET.NUM_SHOTS "${SHOTS:-16}" DATASET.SUBSAMPLE_CLASSES base ${PROTOCOL[@]+"${PROTOCOL[@]}"} "${@:3}"
-    if [[ "$dataset" == shapes ]]; then
-        base2new_test "$dataset" "$seed" "${@:3}"
-    else
-        report "$directory"
+    if [[ "$dataset" != shapes && -z "${THEN_NEW:-}" ]]; then
+        train_py "${ARGUMENTS[@]}"
+        report "$trained"
+        return
     fi
+    base=("${ARGUMENTS[@]}")
+    directory="$(base2new_dir test_new "$dataset" "$seed")"
+    MODEL=(--eval-only --model-dir "$trained") # the best or the last: which, is known then
+    new_arguments "$dataset" "$seed" "$directory" "${@:3}"
+    train_py "${base[@]}" --then "${ARGUMENTS[@]}"
+    report "$trained" "$directory"
+}
+
+# new_arguments DATASET SEED OUTPUT_DIR PAIRS...: sets ARGUMENTS to those that test MODEL on the new classes
+new_arguments() {
+    arguments "$1" "$2" "$3" "$(trainer_cfg "$1")" "${MODEL[@]}" \
+        DATASET.NUM_SHOTS "${SHOTS:-16}" DATASET.SUBSAMPLE_CLASSES new "${@:4}"
 }
 
 # Base-to-new generalisation, second half: test the model of base2new_train on the new classes, with the KEY VALUE pairs
@@ -43,8 +55,8 @@ base2new_test() {
     trained="$(base2new_dir train_base "$dataset" "$seed")"
     directory="$(base2new_dir test_new "$dataset" "$seed")"
     find_model "$trained"
-    run "$dataset" "$seed" "$directory" "$(trainer_cfg "$dataset")" "${MODEL[@]}" \
-        DATASET.NUM_SHOTS "${SHOTS:-16}" DATASET.SUBSAMPLE_CLASSES new "${@:3}"
+    new_arguments "$dataset" "$seed" "$directory" "${@:3}"
+    train_py "${ARGUMENTS[@]}"
     report "$trained" "$directory"
 }
 

@@ -25,7 +25,7 @@ while [[ $# -gt 0 ]]; do
     shift
 done
 """
-READ_BY_SCRIPTS = ("CFG", "DATA", "FAIL", "FOREIGN", "SEEDS", "SHOTS", "SOURCE", "TRAINER", "TRAINERS")
+READ_BY_SCRIPTS = ("CFG", "DATA", "DRY_RUN", "FAIL", "FOREIGN", "SEEDS", "SHOTS", "SOURCE", "THEN_NEW", "TRAINER", "TRAINERS")
 
 
 def caller(tmp_path):
@@ -44,9 +44,15 @@ def caller(tmp_path):
             capture_output=True,
             text=True,
         )
-        return done, calls.read_text().splitlines()
+        return done, [run for line in calls.read_text().splitlines() for run in runs_of(line)]
 
     return run
+
+
+def runs_of(line):
+    """A call of train.py with several runs, as if each had been called alone."""
+    first, *others = line.split(" --then ")
+    return [first, *(f"{first.split()[0]} {run}" for run in others)]
 
 
 def value_after(line, flag):

@@ -31,7 +31,7 @@ def test_base2new_defaults_to_shapes_and_goes_on_with_the_new_classes(call, tmp_
     assert "--skip-finished" in train
     assert overrides(train) == {"DATASET.NUM_SHOTS": "16", "DATASET.SUBSAMPLE_CLASSES": "base"}
     assert value_after(test, "--output-dir") == new
-    assert f"--eval-only --model-dir {base} --load-epoch 10 " in test
+    assert f"--eval-only --model-dir {base} " in test
     assert overrides(test) == {"DATASET.NUM_SHOTS": "16", "DATASET.SUBSAMPLE_CLASSES": "new"}
     assert table == f"{REPO}/parse_test_res.py --exact {base} {new}"
 
