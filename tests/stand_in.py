@@ -25,7 +25,7 @@ while [[ $# -gt 0 ]]; do
     shift
 done
 """
-READ_BY_SCRIPTS = ("CFG", "DATA", "DRY_RUN", "FAIL", "FOREIGN", "SEEDS", "SHOTS", "SOURCE", "THEN_NEW", "TRAINER", "TRAINERS")
+READ_BY_SCRIPTS = "CFG DATA DRY_RUN FAIL FOREIGN SEEDS SHOTS SOURCE THEN_NEW TRAINER TRAINERS".split()
 
 
 def caller(tmp_path):
