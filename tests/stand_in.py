@@ -25,7 +25,9 @@ while [[ $# -gt 0 ]]; do
     shift
 done
 """
-READ_BY_SCRIPTS = "CFG DATA DRY_RUN FAIL FOREIGN SEEDS SHOTS SOURCE THEN_NEW TRAINER TRAINERS".split()
+READ_BY_SCRIPTS = (
+    "CFG", "DATA", "DRY_RUN", "FAIL", "FOREIGN", "SEEDS", "SHOTS", "SOURCE", "THEN_NEW", "TRAINER", "TRAINERS",
+)  # fmt: skip
 
 
 def caller(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -77,7 +78,8 @@ class Job:
 
 def environ(more: Mapping[str, str]) -> dict[str, str]:
     """The caller's environment, without what would steer a script behind the runner's back, and ``more``."""
-    return {key: value for key, value in os.environ.items() if key not in READ_BY_SCRIPTS} | dict(more)
+    kept = {key: value for key, value in os.environ.items() if key not in READ_BY_SCRIPTS}
+    return {"PYTHON": sys.executable, **kept, **more}
 
 
 # ---------------------------------------------------------------------------------------------- names
