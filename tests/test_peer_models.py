@@ -129,11 +129,22 @@ def test_cocoop_whole_and_in_chunks(clip, oracle, images, monkeypatch, at_a_time
 
 
 def test_cocoop_runs_no_more_prompts_at_a_time_than_it_says(clip, images, monkeypatch):
+    """Nor keeps more of their activations: chunks run a second time in the backward pass, a single one does not."""
     trainer, sizes = bare_trainer(CoCoOp, clip), []
     encode = trainer.model.encode_pairs
-    monkeypatch.setattr(cocoop, "MAX_PROMPTS", 7)
     monkeypatch.setattr(trainer.model, "encode_pairs", lambda *of: (sizes.append(len(of[1])), encode(*of))[1])
+
+    def sizes_of_one_step(at_a_time):
+        monkeypatch.setattr(cocoop, "MAX_PROMPTS", at_a_time)
+        sizes.clear()
+        trainer.model(images).sum().backward()
+        return sizes
+
+    assert sorted(sizes_of_one_step(7)) == [4, 4, 7, 7, 7, 7]
+    assert sizes_of_one_step(18) == [18]
     with torch.no_grad():
+        monkeypatch.setattr(cocoop, "MAX_PROMPTS", 7)
+        sizes.clear()
         trainer.model(images)
     assert sizes == [7, 7, 4]
 
