@@ -170,11 +170,14 @@ class PromptSRC(PromptTrainer):
         return {"total": self.gpa.total, "weighted": self.gpa.weighted, "last_state": self.last_state}
 
     def restore_training_state(self, state: dict[str, Any], epoch: int) -> None:
-        """Go on with the average; where more epochs follow, with the prompts of the last one, not their average."""
+        """Go on with the sums. Where epochs follow, so do the last one's prompts; where none do, their average stays.
+
+        The average is taken here, too: a run that was stopped may be declared finished by a smaller MAX_EPOCH.
+        """
         self.gpa.total, self.gpa.weighted = state["total"], state["weighted"]
         self.last_state = state["last_state"]
-        if epoch < self.max_epoch:
-            self.model.learner.load_state_dict(self.last_state)
+        done = epoch >= self.max_epoch
+        self.model.learner.load_state_dict(self.gpa.average() if done else self.last_state)
 
     def required_settings(self) -> dict[str, Any]:
         keys = "N_CTX_TEXT N_CTX_VISION CTX_INIT PROMPT_DEPTH_TEXT PROMPT_DEPTH_VISION"
