@@ -48,6 +48,7 @@ import sys, anprompt
 from anprompt.compat_clip import ADAPTER, provide_clip
 provide_clip()
 assert not {"torch", "open_clip", "clip"} & sys.modules.keys()
+assert str(ADAPTER) not in sys.path[:-1]
 print(sys.path.count(str(ADAPTER)), [type(finder).__name__ for finder in sys.meta_path].count("_Trial"))
 """
     assert succeed(code).split() == ["1", "0"]
@@ -127,3 +128,4 @@ def test_a_clip_that_was_imported_before_stays(tmp_path):
     site = install_clip(tmp_path, "works")
     output = succeed(f"import clip as before\n{WHICH}\nassert clip is before\n", site)
     assert files(output)[0] == site / "clip" / "__init__.py"
+    succeed("import sys, types; sys.modules['clip'] = types.ModuleType('clip'); import anprompt")  # somebody's stub

@@ -21,7 +21,7 @@ NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", *HEADS.values
 
 
 class LayerNorm(nn.LayerNorm):
-    """Works in the precision of its weights, which stay in float32 in a half-precision model, and casts back."""
+    """Works in the precision of its weights and casts back: a GPU refuses half-precision input to float32 weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
@@ -36,7 +36,7 @@ class ResidualAttentionBlock(OpenClipBlock):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if self.attn_mask is not None:
-            self.attn_mask = self.attn_mask.to(x.device, x.dtype)  # kept: one copy to the GPU, not one a step
+            self.attn_mask = self.attn_mask.to(x.device)  # kept: one copy to the GPU, not one a step
         return super().forward(x, attn_mask=self.attn_mask)
 
 
