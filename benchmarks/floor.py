@@ -7,9 +7,10 @@ as much.
 
 The fewest (``fewest_*``) take all exact savings that we know, whether the code has them or not:
 
-* text: each prompt ends at its own end-of-text token; the start token's rows are constants; layers below J are computed
-  once per class set, and so are the query, key and value projections in layer J of rows that no token has reached;
-  tokens are the same for all classes, so K rows of keys and values serve them all, and nobody reads their outputs;
+* text: each prompt ends at its own end-of-text token; rows that all prompts have in common serve them all; the start
+  token's rows are constants; layers below J are computed once per class set, and so are the query, key and value
+  projections in layer J of rows that no token has reached; nobody reads the outputs of tokens, so K rows of keys and
+  values do;
 * vision: layers below J, and the projections in layer J, are shared by the student and its frozen teacher;
 * both: in the last layer only the rows that are read get queries, output projection and MLP; the backward pass of layer
   J reaches nothing but the tokens.
@@ -62,6 +63,7 @@ class Work:
 
     Attributes:
         lengths: tokens of each prompt, with start and end.
+        shared: how many of them, with the start, all prompts have in common.
         context: text positions of the model, 77.
         patches: image patches, P.
         patch_values: numbers in one patch, all channels.
@@ -75,9 +77,12 @@ class Work:
     context: int
     patches: int
     patch_values: int
+    shared: int = 1
 
     @classmethod
-    def of(cls, clip: Any, first: tuple[int, int], lengths: Sequence[int], batch: int, tokens: int) -> Work:
+    def of(
+        cls, clip: Any, first: tuple[int, int], lengths: Sequence[int], batch: int, tokens: int, shared: int = 1
+    ) -> Work:
         visual = clip.visual
         kernel = visual.conv1.weight
         return cls(
@@ -89,6 +94,7 @@ class Work:
             context=clip.context_length,
             patches=visual.positional_embedding.shape[0] - 1,
             patch_values=kernel[0].numel(),
+            shared=shared,
         )
 
     def embedding(self) -> float:
@@ -142,8 +148,9 @@ def fewest_eval(work: Work) -> Counts:
 def _prompts(work: Work) -> tuple[float, float]:
     """Text layers from J on, forward and backward."""
     tower, tokens, classes = work.text, work.tokens, len(work.lengths)
-    words = sum(work.lengths) - classes  # all rows but the start tokens
-    all_pairs = sum((length - 1) * (1 + tokens + length / 2) for length in work.lengths)
+    parts = [(1, work.shared), *((work.shared, length) for length in work.lengths)]  # rows from, to
+    words = sum(stop - start for start, stop in parts)  # all rows but the start token
+    all_pairs = sum((stop - start) * (tokens + (start + stop + 1) / 2) for start, stop in parts)
     last_pairs = sum(tokens + length for length in work.lengths)
     forward = backward = 0.0
     for layer in range(tower.first, tower.depth + 1):

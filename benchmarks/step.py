@@ -111,7 +111,8 @@ def work_of(ours: Ours, case: Case) -> floor.Work:
     prompts = prompts_for(case.dataset, ours.dm.dataset.classnames)
     lengths = (end_of_text(ours.backbone.tokenize(prompts)) + 1).tolist()
     first = (ours.model.text_layers[0], ours.model.vision_layers[0])
-    return floor.Work.of(ours.model.clip, first, lengths, case.batch, ours.settings.n_tokens)
+    shared = ours.model.classes.trunk.layout.shared
+    return floor.Work.of(ours.model.clip, first, lengths, case.batch, ours.settings.n_tokens, shared)
 
 
 def product_rows(work: floor.Work) -> dict[str, int]:
