@@ -82,8 +82,12 @@ def test_the_gradient_reaches_the_context_only(backbone):
 
 def test_a_prompt_that_does_not_fit_is_refused(backbone):
     context_prompts(backbone, ["dog"], 73)
-    with pytest.raises(ValueError, match="text needs 78 tokens but small takes 77"):
+    with pytest.raises(
+        ValueError, match="context of 74 tokens leaves too little room.*needs 78 tokens but small takes 77"
+    ):
         context_prompts(backbone, ["dog"], 74)
+    with pytest.raises(ValueError, match="no place front of its context"):
+        context_prompts(backbone, ["a,.."], 1, position="front")  # with its full stop it has fewer tokens than without
 
 
 def test_length_of_a_context():

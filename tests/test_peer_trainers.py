@@ -16,6 +16,7 @@ from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from tests.peer_oracle import gaussian_average
 from tests.runs import REPOSITORY, Killed, assert_equal, fewer_test_images, finish, start, weights
+from trainers import mmrl
 
 PEERS = {
     "CoOp": [],
@@ -261,6 +262,18 @@ def test_headline_of_mmrl_on_its_own_classes_is_fused(peer_cfg):
     trainer = start(peer_cfg("MMRL", output="again"))
     trainer.load_model(cfg.OUTPUT_DIR, epoch=1)
     assert trainer.headline() == "fused"
+
+
+def test_width_of_mmrl_on_other_data_is_that_of_the_training_run(peer_cfg, monkeypatch):
+    """As from ImageNet (512) to EuroSAT, whose own runs have 2,048."""
+    cfg = peer_cfg("MMRL")
+    trained = save_untrained(cfg)
+    monkeypatch.setitem(mmrl.REP_DIMS, "Shapes", 2048)
+    other = start(peer_cfg("MMRL", classes="new", output="other"))
+    assert other.model.learner.tokens.shape == (5, 2048)
+    other.load_model(cfg.OUTPUT_DIR, epoch=1)
+    assert_equal(weights(trained), weights(other))
+    assert other.required_settings()["TRAINER.MMRL.REP_DIM"] == 512
 
 
 def test_class_specific_contexts_are_refused_on_other_classes(peer_cfg):
