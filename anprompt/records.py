@@ -37,9 +37,13 @@ def record(path: Any, label: Any, classname: Any) -> Record:
 def label_faults(parts: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     """What is wrong with the labels of the items (with ``impath, label, classname``) in "train" and the other parts.
 
-    Labels count from zero without a gap and have one name each; what is tested has training images. Otherwise class
-    names and classes would silently part company.
+    There are images to train and to test. Labels count from zero without a gap and have one name each; what is tested
+    has training images. Otherwise class names and classes would silently part company.
     """
+    empty = [part for part in ("train", "test") if not parts[part]]
+    if empty:
+        yield f"there are no {empty[0]} images"
+        return
     labels = {item.label for item in parts["train"]}
     # Only as far as there are labels: a damaged file may hold a very large one.
     gaps = sorted(set(range(len(labels))) - labels)

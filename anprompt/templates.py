@@ -340,7 +340,20 @@ def class_text(classname: str) -> str:
     return classname.replace("_", " ")
 
 
-def prompts_for(dataset_name: str, classnames: Sequence[str]) -> list[str]:
-    """Return the hand-written prompt of each class, in the order of ``classnames``."""
-    template = template_for(dataset_name)
+def prompts_for(dataset_name: str, classnames: Sequence[str], template: str = "") -> list[str]:
+    """Return the hand-written prompt of each class, in the order of ``classnames``.
+
+    Args:
+        dataset_name: decides the template, unless one is given.
+        classnames: as the dataset spells them.
+        template: the user's own (``DATASET.TEMPLATE``), with one ``{}``.
+
+    Raises:
+        ValueError: ``template`` has not exactly one ``{}``, or another brace.
+    """
+    template = template or template_for(dataset_name)
+    if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
+        raise ValueError(
+            f"DATASET.TEMPLATE is {template!r}: expected one {{}} for the class name, 'a photo of a {{}}.'"
+        )
     return [template.format(class_text(name)) for name in classnames]

@@ -65,7 +65,7 @@ class SplitDataset(DatasetBase):
 
     @classmethod
     def located(cls, cfg: CfgNode) -> "SplitDataset":
-        """An instance that knows its places but has read nothing and made nothing: for ``python -m anprompt doctor``."""
+        """An instance that knows its places but has read and made nothing: for ``python -m anprompt doctor``."""
         dataset = cls.__new__(cls)
         dataset.locate(cfg)
         return dataset
@@ -139,7 +139,11 @@ class SplitDataset(DatasetBase):
         return drawn
 
     def draw(self, part: str, items: list[Datum], shots: int) -> list[Datum]:
-        return self.generate_fewshot_dataset(items, num_shots=min(shots, MAX_VAL_SHOTS) if part == "val" else shots)
+        return self.generate_fewshot_dataset(items, num_shots=self.shots_of(part, shots))
+
+    def shots_of(self, part: str, shots: int) -> int:
+        """Images per class of a part in a subset of ``shots``."""
+        return min(shots, MAX_VAL_SHOTS) if part == "val" else shots
 
     def find_cached(self, cached: dict[str, list[Record]], part: str, items: list[Datum], cache: Path) -> list[Datum]:
         """The items of the split that the cache names, wherever the data lay when it was written."""
@@ -219,10 +223,7 @@ def place_items(records: Iterable[Record], image_dir: str) -> list[Datum]:
 
 
 def check_labels(parts: Parts, source: str) -> None:
-    """There are training and test images, and their labels fit (see :func:`label_faults`); ValueError otherwise."""
-    for part in ("train", "test"):
-        if not parts[part]:
-            raise ValueError(f"{source}: there are no {part} images")
+    """Raise a ValueError at the first of the :func:`label_faults`."""
     for fault in label_faults(parts):
         raise ValueError(f"{source}: {fault}")
 

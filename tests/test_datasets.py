@@ -363,7 +363,7 @@ def test_labels_that_do_not_fit_are_refused(caltech, change, message):
         ("", "no folder .*--root"),
         ("caltech-101", "Caltech101 expects its images in .*101_ObjectCategories.*docs/datasets.md"),
         ("caltech-101/101_ObjectCategories", "no folder .*101_ObjectCategories"),
-        (
+        ("caltech-101/split_zhou_Caltech101.json", r"split_zhou_Caltech101\.json is missing.*docs/datasets.md"),
             "caltech-101/split_zhou_Caltech101.json",
             r"split file .*split_zhou_Caltech101\.json is missing.*docs/datasets.md",
         ),

@@ -390,7 +390,7 @@ class ANPrompt(PromptTrainer):
         self.print_per_dataset_values()
         clip, settings = backbone.model, self.settings
         model = PromptedCLIP(clip, TokenLearner(clip, settings), settings.layers, settings.beta).to(self.device)
-        prompts = prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames)
+        prompts = prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames, self.cfg.DATASET.TEMPLATE)
         model.set_classes(backbone.tokenize(prompts).to(self.device))
         self.noise_index: tuple[int, int] | None = None  # drawn in training, or brought by a checkpoint
         self.noise_source = ""

@@ -42,7 +42,7 @@ class ZeroshotCLIP(PromptTrainer):
         return "fp32"
 
     def build_prompted_model(self, backbone: Backbone) -> FrozenCLIP:
-        prompts = prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames)
+        prompts = prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames, self.cfg.DATASET.TEMPLATE)
         return FrozenCLIP(backbone.model, backbone.tokenize(prompts))
 
     def train(self) -> None:

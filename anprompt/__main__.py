@@ -1,0 +1,7 @@
+"""``python -m anprompt COMMAND``."""
+
+import sys
+
+from anprompt.cli import main
+
+sys.exit(main())
