@@ -7,11 +7,12 @@ import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from anprompt.checkpoint import atomic_path
 
 Record = tuple[str, int, str]  # path, label, class name
+LARGE = 2**24  # bytes; a few-shot subset is smaller
 DELETE_IT = "Delete it to have it written again"
 # What a wrong content makes Python's own functions raise, the standard json module included.
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -25,12 +26,13 @@ def record(path: Any, label: Any, classname: Any) -> Record:
     Raises:
         ValueError, TypeError: another type, text that no file system or terminal takes, or no whole number.
     """
-    for text in (path, classname):
-        if not isinstance(text, str):
-            raise TypeError(f"expected a path and a class name, found {path!r} and {classname!r}")
-        text.encode()
-    if not (isinstance(label, int | str) and int(label) >= 0):
-        raise ValueError(f"the label of {path} is {label!r}, expected 0, 1, 2 and so on")
+    if not (isinstance(path, str) and isinstance(classname, str) and isinstance(label, int | str)):
+        # The types only: a hostile pickle can hold values that would take forever to print.
+        types = ", ".join(type(value).__name__ for value in (path, label, classname))
+        raise TypeError(f"expected a path, a label and a class name for each image, found {types}")
+    (path + classname).encode()
+    if int(label) < 0:
+        raise ValueError(f"the label of {path!r} is {label}, expected 0, 1, 2 and so on")
     return path, int(label), classname
 
 
@@ -102,8 +104,9 @@ def read_pickle(path: Path) -> dict[str, list[Record]]:
         ValueError: truncated, another content, or not harmless.
     """
     try:
+        unpickler = _CarefulUnpickler if path.stat().st_size < LARGE else _FastUnpickler
         with path.open("rb") as file:
-            parts = _DatumUnpickler(file).load()
+            parts = unpickler(file).load()
         return {str(part): [_record_of(item) for item in items] for part, items in parts.items()}
     except Exception as error:  # damaged pickles raise anything
         raise ValueError(f"cannot read {path} ({type(error).__name__}: {error}). {DELETE_IT}.") from error
@@ -114,15 +117,23 @@ def _record_of(item: Any) -> Record:
     return record(state["_impath"], state["_label"], state["_classname"])
 
 
-class _DatumUnpickler(pickle.Unpickler):
-    def __init__(self, file: Any):
-        super().__init__(file)
+class _OnlyDatum:
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)  # type: ignore[call-arg]  # the unpickler's
         self.stand_in = type("Datum", (), {})  # a new one each time: a pickle can write to the classes it names
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) == ("dassl.data.datasets.base_dataset", "Datum"):
             return self.stand_in
         raise pickle.UnpicklingError(f"it names {module}.{name}, where only Dassl's Datum is expected")
+
+
+class _CarefulUnpickler(_OnlyDatum, pickle._Unpickler):  # type: ignore[misc, name-defined]
+    """In Python: a damaged number cannot make it reserve memory for billions of objects, as the one in C does."""
+
+
+class _FastUnpickler(_OnlyDatum, pickle.Unpickler):
+    """In C: for ImageNet's list of 1.3 million images."""
 
 
 def write_pickle(parts: Mapping[str, Sequence[Any]], path: Path) -> None:

@@ -341,15 +341,10 @@ def class_text(classname: str) -> str:
 
 
 def prompts_for(dataset_name: str, classnames: Sequence[str], template: str = "") -> list[str]:
-    """Return the hand-written prompt of each class, in the order of ``classnames``.
-
-    Args:
-        dataset_name: decides the template, unless one is given.
-        classnames: as the dataset spells them.
-        template: the user's own (``DATASET.TEMPLATE``), with one ``{}``.
+    """Return the prompt of each class, in the order of ``classnames``: hand-written, or from the user's ``template``.
 
     Raises:
-        ValueError: ``template`` has not exactly one ``{}``, or another brace.
+        ValueError: ``template`` (``DATASET.TEMPLATE``) has no ``{}``, or more than one.
     """
     template = template or template_for(dataset_name)
     if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):

@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Iterable
 from pathlib import Path, PurePath
+from unicodedata import category
 
 from yacs.config import CfgNode
 
@@ -112,12 +113,12 @@ class SplitDataset(DatasetBase):
             raise FileNotFoundError(f"the split file {path} is missing: place it there; {HOW_TO_GET}.")
         try:
             records = read_json(Path(path), PARTS)
-            train, val, test = (place_items(records[part], image_dir) for part in PARTS)
         except ValueError as error:
             raise ValueError(
                 f'{error}; expected {{"train": [[path, label, class name], ...], "val": ..., "test": ...}}. '
                 f"Fetch it again; {HOW_TO_GET}."
             ) from error
+        train, val, test = (place_items(records[part], image_dir, path) for part in PARTS)
         return train, val, test
 
     # ------------------------------------------------------------------ few-shot subsets
@@ -153,7 +154,7 @@ class SplitDataset(DatasetBase):
             item = by_suffix(path, by_path)
             if item is None or item.label != label:
                 raise ValueError(
-                    f"{cache} holds {path} with label {label}, which is not in the {part} part of the split: "
+                    f"{cache} holds {path!r} with label {label}, which is not in the {part} part of the split: "
                     "it belongs to other data. Delete it to have the subset drawn again."
                 )
             found.append(item)
@@ -211,13 +212,19 @@ def make_datum(impath: str, label: int, classname: str) -> Datum:
     return item
 
 
-def place_items(records: Iterable[Record], image_dir: str) -> list[Datum]:
-    """Items of records whose paths are relative to ``image_dir``; ValueError for a path that leads out of it."""
+def place_items(records: Iterable[Record], image_dir: str, source: str | Path) -> list[Datum]:
+    """Items of records whose paths are relative to ``image_dir``.
+
+    Raises:
+        ValueError: a path leads out of that folder; names the file ``source`` that the records are from.
+    """
     items = []
     for name, label, text in records:
         path = PurePath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"the path {name!r} leads out of {image_dir}")
+            raise ValueError(f"{source}: the path {name!r} leads out of {image_dir}")
+        if any(category(character) == "Cc" for character in name):  # they would play tricks on the terminal
+            raise ValueError(f"{source}: the path {name!r} holds a control character")
         items.append(make_datum(os.path.join(image_dir, name), label, text))
     return items
 

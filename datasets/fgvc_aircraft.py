@@ -24,4 +24,4 @@ class FGVCAircraft(SplitDataset):
             if variant not in labels:
                 raise ValueError(f"{path}: {variant!r} in the line {line!r} is not in variants.txt")
             records.append((f"{number}.jpg", labels[variant], variant))
-        return place_items(records, self.image_dir)
+        return place_items(records, self.image_dir, path)

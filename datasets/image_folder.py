@@ -58,7 +58,7 @@ class ImageFolder(SplitDataset):
                 require_known(f"class folder in {os.path.join(self.dataset_dir, part)}", name, classes)
                 paths = images_in(self.dataset_dir, part, name)
                 records += [(path, classes.index(name), texts[name]) for path in paths]
-        return {part: place_items(records, self.image_dir) for part, records in parts.items()}
+        return {part: place_items(records, self.image_dir, self.dataset_dir) for part, records in parts.items()}
 
     def read_table(self) -> Parts:
         """The images that a CSV file with the columns path, label, split and perhaps classname lists."""
@@ -74,9 +74,9 @@ class ImageFolder(SplitDataset):
                 if text == row["label"] and numbered:
                     raise ValueError(f"the label {text} has no name: add a column classname, or use names as labels")
                 parts[row["split"]].append(record(row["path"], numbers[row["label"]], text))
-            return {part: place_items(records, self.image_dir) for part, records in parts.items()}
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{self.split_path}: {error}") from error
+        return {part: place_items(records, self.image_dir, self.split_path) for part, records in parts.items()}
 
     def class_texts(self, classes: Iterable[str]) -> dict[str, str]:
         """How each class is written in a prompt, by its name in the folders or in the list."""

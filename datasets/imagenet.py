@@ -27,13 +27,10 @@ class ImageNet(SplitDataset):
         listing = read_pickle(path)
         if set(listing) != {"train", "test"}:
             raise ValueError(f"{path} holds {sorted(listing)}, expected train and test. {DELETE_IT}.")
-        try:
-            train, test = (
-                place_items(((as_listed(name), *rest) for name, *rest in listing[part]), self.image_dir)
-                for part in ("train", "test")
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}. {DELETE_IT}.") from error
+        train, test = (
+            place_items([(as_listed(name), *rest) for name, *rest in listing[part]], self.image_dir, path)
+            for part in ("train", "test")
+        )
         return {"train": train, "val": test, "test": test}
 
     def list_images(self) -> Parts:

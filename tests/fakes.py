@@ -1,5 +1,7 @@
 """Miniature datasets in the CoOp family's folder layouts: a few tiny JPEG files per class."""
 
+import csv
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -30,9 +32,11 @@ PARTS = {"train": range(6), "val": range(6, 11), "test": range(11, 14)}
 
 
 def write_image(path: Path) -> None:
+    """A JPEG file whose content depends on its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (hashlib.sha512(str(path).encode()).digest() * 3)[: 8 * 8 * 3]
     stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (90, 120, 30)).save(stream, "JPEG")
+    Image.frombytes("RGB", (8, 8), pixels).save(stream, "JPEG", quality=95)
     path.write_bytes(stream.getvalue())
 
 
@@ -90,3 +94,32 @@ def make_variant(root: Path, name: str, leave_out: str = "") -> None:
 
 def write_classnames(folder: Path) -> None:
     (folder / "classnames.txt").write_text("".join(f"{synset} {name}\n" for synset, name in WORDNET.items()))
+
+
+def make_folders(root: Path, classes: tuple[str, ...] = ("red_fox", "blue_jay", "ant"), val: bool = True) -> None:
+    """Somebody's own images, ``mine/{train,val,test}/<class>/``."""
+    for part, indices in PARTS.items():
+        for name in classes if val or part != "val" else ():
+            for index in indices:
+                write_image(root / "mine" / part / name / f"img_{index:02d}.jpg")
+
+
+def make_table(root: Path, classes: tuple[str, ...] = ("red_fox", "blue_jay", "ant")) -> list[dict[str, str]]:
+    """The same in one tree, ``mine/<class>/``, with a ``split.csv``; its rows."""
+    rows = [
+        {"path": f"{name}/img_{index:02d}.jpg", "label": name, "split": part}
+        for part, indices in PARTS.items()
+        for name in classes
+        for index in indices
+    ]
+    for row in rows:
+        write_image(root / "mine" / row["path"])
+    write_table(root, rows)
+    return rows
+
+
+def write_table(root: Path, rows: list[dict[str, str]]) -> None:
+    with (root / "mine" / "split.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
