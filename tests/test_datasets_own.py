@@ -118,8 +118,8 @@ def test_class_without_images_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"path": "../../other/img_00.jpg"}, "leads out of"),
-        ({"path": "/etc/passwd"}, "leads out of"),
+        ({"path": "../../other/img_00.jpg"}, "is no path that leads from"),
+        ({"path": "/etc/passwd"}, "is no path that leads from"),
         ({"path": ""}, "image 1 has an empty path"),
         ({"split": "training"}, "split of image 1 'training': did you mean train"),
     ],
