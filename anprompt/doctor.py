@@ -1,7 +1,7 @@
 """What may be wrong with a dataset on disk. Everything here only looks; :func:`move_aside` is what ``--repair`` calls.
 
 A *reader* is a dataset class of ``datasets/`` that knows its places and has read nothing yet; a *part* is train, val or
-test. Problems are errors (results would be wrong, or a run would stop), warnings (worth knowing), or notes.
+test.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,12 +18,11 @@ from typing import Any, Protocol
 from PIL import Image
 from tqdm import tqdm
 
+from anprompt.annotations import annotated_labels
+from anprompt.findings import DELETE, DOCS, FETCH, Problem, Report
 from anprompt.known_counts import KNOWN_COUNTS
 from anprompt.records import Record, label_faults, read_cache, read_pickle, read_twin
 
-DOCS = "docs/datasets.md tells what to download and where it goes"
-FETCH = f"unpack the archive again, or fetch it again: {DOCS}"
-DELETE = "delete it (or give --repair, which moves it aside): it is written again when it is needed"
 CHUNK = 2048  # images that wait for a thread at one time
 
 Parts = Mapping[str, Sequence[Any]]  # lists of items with impath, label and classname
@@ -44,51 +42,6 @@ class Reader(Protocol):
     def find_cached(self, cached: Any, part: str, items: Any, cache: Path) -> Any: ...
     def shots_of(self, part: str, shots: int) -> int: ...
     def relative(self, item: Any) -> str: ...
-
-
-@dataclass
-class Problem:
-    """One finding, and what to do about it.
-
-    Attributes:
-        severity: "error", "warning" or "note".
-        kind: a word or two to sort by.
-        what: the finding.
-        fix: what to do.
-        files: the files or labels concerned, each with what is wrong with it.
-        stale: caches that can be moved aside, because they are written again when they are missing.
-        repaired: they have been.
-    """
-
-    severity: str
-    kind: str
-    what: str
-    fix: str
-    files: list[str] = field(default_factory=list)
-    stale: list[Path] = field(default_factory=list)
-    repaired: bool = False
-
-
-@dataclass
-class Report:
-    """Findings about one dataset; ``classes`` and ``images`` (per part) are empty where nothing could be read."""
-
-    name: str
-    folder: str
-    found: bool = True
-    classes: int | None = None
-    images: dict[str, int] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-
-    def count(self, severity: str) -> int:
-        """Findings of one severity that have not been repaired."""
-        return sum(problem.severity == severity and not problem.repaired for problem in self.problems)
-
-    @property
-    def status(self) -> str:
-        if not self.found:
-            return "not found"
-        return "problems" if self.count("error") else "ok"
 
 
 def examine(reader: Reader, name: str, required: bool = False, quick: bool = False) -> Report:
@@ -119,6 +72,7 @@ def examine(reader: Reader, name: str, required: bool = False, quick: bool = Fal
     report.problems = [
         *label_problems(parts),
         *count_problems(type(reader).__name__, report),
+        *annotation_problems(reader, parts),
         *listing_problems(reader, parts),
         *cache_problems(reader, parts),
         *path_duplicates(parts),
@@ -152,6 +106,25 @@ def count_problems(registry_name: str, report: Report) -> Iterator[Problem]:
     ]
     if wrong:
         yield Problem("error", "counts", f"found {'; '.join(wrong)}", f"accuracies would not compare: {FETCH}")
+
+
+def annotation_problems(reader: Reader, parts: Parts) -> Iterator[Problem]:
+    """Images whose label is not that of the annotations which came with them: copies that renumber the images."""
+    try:
+        labels = annotated_labels(type(reader).__name__, Path(reader.dataset_dir))
+    except ValueError as error:
+        yield Problem("warning", "annotations", str(error), f"nothing reads it but this check; {FETCH}")
+        return
+    images = {reader.relative(item): item.label for _, item in distinct(parts)}
+    other = sorted(path for path, label in images.items() if labels.get(path, label) != label)
+    if other:
+        yield Problem(
+            "error",
+            "annotations",
+            f"{len(other):,} of {len(images):,} images have another label in the split file than in their annotations",
+            f"the files bear other names than in the original: look for another copy; {DOCS}",
+            files=other,
+        )
 
 
 # ---------------------------------------------------------------------------------------------- images

@@ -27,6 +27,8 @@ SPLIT = Path("caltech-101", "split_zhou_Caltech101.json")
 CACHE = Path("caltech-101", "split_fewshot", "shot_4-seed_1.pkl")
 LISTING = Path("imagenet", "preprocessed.pkl")
 
+COMPLETE = dict(KNOWN_COUNTS)  # before small_is_complete
+
 
 @pytest.fixture(autouse=True)
 def small_is_complete(monkeypatch):
@@ -105,6 +107,13 @@ def test_every_layout_is_known_and_left_alone(tmp_path, capsys):
         kinds = [problem["kind"] for problem in report["problems"]]
         assert kinds == ([] if name in correct else ["counts"]), name
     assert snapshot(tmp_path) == before  # nor has ImageNet's list been kept
+
+
+def test_documentation_gives_the_numbers():
+    text = (REPO / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for name, counts in COMPLETE.items():
+        cells = ["-" if count is None else f"{count:,}" for count in counts]
+        assert f"| {name} | {' | '.join(cells)} |" in text
 
 
 def test_text_is_a_table_and_the_fixes(root, capsys):
@@ -255,6 +264,26 @@ def test_quick_does_not_open_images(doctor, root):
     assert doctor("--quick")[0] == 0
     (root / IMAGES / "kind_1/img_12.jpg").unlink()
     assert found(doctor("--quick")[1]) == [("error", "missing images")]
+
+
+@pytest.mark.parametrize(
+    ("name", "add", "file"),
+    [
+        ("OxfordFlowers", fakes.add_flower_labels, "oxford_flowers/imagelabels.mat"),
+        ("StanfordCars", fakes.add_car_annotations, "stanford_cars/devkit/cars_train_annos.mat"),
+    ],
+)
+def test_renumbered_images_are_found_by_their_annotations(tmp_path, doctor, name, add, file):
+    results = []
+    for place, shift in ((tmp_path / "same", 0), (tmp_path / "shifted", 1)):
+        fakes.make_split_dataset(place, name)
+        add(place, shift)
+        results.append(doctor(names=[name], place=place)[1])
+    assert found(results[0]) == [("error", "counts")]
+    assert found(results[1]) == [("error", "counts"), ("error", "annotations")]
+    assert len(results[1]["datasets"][0]["problems"][1]["files"]) >= 10  # where one class meets the next, in each part
+    cut(file)(tmp_path / "same")
+    assert found(doctor(names=[name], place=tmp_path / "same")[1]) == [("error", "counts"), ("warning", "annotations")]
 
 
 # ---------------------------------------------------------------------------------------------- repair

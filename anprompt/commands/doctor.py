@@ -12,7 +12,8 @@ from tabulate import tabulate
 from yacs.config import CfgNode
 
 from anprompt.cfg import add_shared_cfg, merge_file
-from anprompt.doctor import Problem, Reader, Report, examine, move_aside
+from anprompt.doctor import Reader, examine, move_aside
+from anprompt.findings import Problem, Report
 from anprompt.nearest import require_known
 from anprompt.plugins import checkout_package
 from dassl.config import get_cfg_default
