@@ -112,6 +112,7 @@ def test_imagenet_listing_of_a_moved_root_keeps_its_order(tmp_path):
     cache.write_bytes(pickle.dumps(listing))
     shutil.move(tmp_path / "old", tmp_path / "new")
     moved = build(tmp_path / "new", "imagenet").train_x
+    assert (tmp_path / "new" / "imagenet" / "preprocessed.pkl").read_bytes() == pickle.dumps(listing)  # left as it was
     assert [item.impath for item in moved] == [item.impath.replace("/old/", "/new/") for item in reversed(first)]
 
 

@@ -248,7 +248,7 @@ def test_oddity_is_no_error(doctor, root, fault):
     plant(root)
     status, document = doctor(place=root if root.is_dir() else root.with_name("elsewhere"))
     assert status == 0 and document["errors"] == 0
-    assert set(found(document)) == {expected}
+    assert found(document) == [expected] * (3 if fault == "moved" else 1)  # two subsets and the listing have moved
     assert text in json.dumps(document)
 
 
@@ -298,7 +298,7 @@ def test_repair_moves_stale_caches_aside(doctor, root):
     status, document = doctor("--repair")
     assert status == 0 and document["errors"] == 0
     assert [p["repaired"] for dataset in document["datasets"] for p in dataset["problems"]] == [True, True]
-    assert not (root / CACHE).exists() and not (root / LISTING).exists()
+    assert not any((root / path).exists() for path in (CACHE, CACHE.with_suffix(".json"), LISTING))
     assert (root / CACHE).with_name(f"{CACHE.name}.bak").read_text() == "an older one"
     assert (root / CACHE).with_name(f"{CACHE.name}.bak2").read_bytes() == damaged
     caches = {root / CACHE, (root / CACHE).with_suffix(".json"), root / LISTING}
