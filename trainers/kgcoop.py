@@ -12,7 +12,6 @@ from anprompt.backbone import Backbone
 from anprompt.cfg import add_trainer_node, require_number
 from anprompt.context import ContextCLIP, ContextLearner, check_context, context_length, context_prompts, start_context
 from anprompt.losses import similarity_loss
-from anprompt.templates import prompts_for
 from anprompt.trainer import PromptTrainer
 from dassl.engine import TRAINER_REGISTRY
 
@@ -40,7 +39,7 @@ class KgCoOp(PromptTrainer):
         count = context_length(node.CTX_INIT, node.N_CTX)
         learner = ContextLearner(start_context(backbone, node.CTX_INIT, count))
         model = ContextCLIP(backbone.model, learner, context_prompts(backbone, classnames, count))
-        hand_written = backbone.tokenize(prompts_for(self.cfg.DATASET.NAME, classnames))
+        hand_written = backbone.tokenize(self.hand_written_prompts())
         self.hand_written = model.encode_frozen_text(hand_written.to(self.device))  # [C, E], once
         return model
 

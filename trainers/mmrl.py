@@ -18,7 +18,6 @@ from anprompt.cfg import add_trainer_node, require_number
 from anprompt.inserted import InsertedCLIP, InsertedTrainer, LinearAligner, PrototypeProjection, check_layers
 from anprompt.losses import head_cross_entropy, similarity_loss
 from anprompt.prompted import random_prompts
-from anprompt.templates import prompts_for
 from dassl.engine import TRAINER_REGISTRY
 
 # The authors' weights of the distance to the frozen CLIP, used where the config leaves REG_WEIGHT unset.
@@ -96,8 +95,7 @@ class MMRL(InsertedTrainer):
         self.rep_dim = REP_DIMS.get(name, DEFAULT_REP_DIM) if node.REP_DIM is None else node.REP_DIM
         print(f"REG_WEIGHT {self.reg_weight}, REP_DIM {self.rep_dim}")
         model = InsertedCLIP(backbone.model, self.build_learner(), tuple(node.REP_LAYERS))
-        ids = backbone.tokenize(prompts_for(name, self.dm.dataset.classnames))
-        model.set_classes(ids.to(self.device))
+        model.set_classes(backbone.tokenize(self.hand_written_prompts()).to(self.device))
         return model
 
     def build_learner(self) -> RepresentationLearner:
