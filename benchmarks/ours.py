@@ -7,6 +7,7 @@ import copy
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from unittest import mock
 
@@ -17,6 +18,7 @@ from yacs.config import CfgNode
 
 from anprompt.backbone import Backbone
 from anprompt.templates import prompts_for
+from anprompt.trainer import autocast
 from benchmarks.textbook import Objective, Textbook
 from dassl.engine import TrainerBase
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -73,7 +75,7 @@ class TextbookANPrompt(Textbook):
             objective,
             optim,
             torch.amp.GradScaler(ours.device.type, enabled=ours.precision() == "amp"),
-            ours.autocast,
+            partial(autocast, ours.precision(), ours.device),  # not the bound method, which would keep `ours` alive
         )
 
     @contextmanager

@@ -67,6 +67,7 @@ def measure_memory(variant: str, case: Case, backbone: str, device: str, precisi
     """Memory of one training step, the optimiser's state being there already."""
     parts, batch = prepare(case, backbone, device, precision)
     subject = build(variant, *parts)
+    del parts  # the textbook formulation has its own copies of the weights
     for parameter in subject.optim.param_groups[0]["params"]:
         parameter.grad = torch.zeros_like(parameter)
     subject.optim.step()

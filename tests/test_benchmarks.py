@@ -1,5 +1,6 @@
 """The benchmarks compare the same mathematics, count what they say, and write what they measured. No test is timed."""
 
+import gc
 import json
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from anprompt.backbone import Backbone
 from anprompt.templates import prompts_for
 from benchmarks import cases, data, floor, measure, report, run, step
 from benchmarks.cases import CASES, Case, class_names, random_batch
-from benchmarks.ours import Ours, TextbookANPrompt
+from benchmarks.ours import Ours, TextbookANPrompt, build
 
 SMALL = Case(classes=7, batch=3, dataset="EuroSAT", longest=12, repeats=1)
 
@@ -83,6 +84,15 @@ def test_textbook_shares_nothing_that_is_trained_or_run(variants):
     for module in (textbook.learner, textbook.student, textbook.teacher):
         assert not weights & {id(parameter) for parameter in module.parameters()}
     assert not {id(p) for p in textbook.student.parameters()} & {id(p) for p in textbook.teacher.parameters()}
+
+
+def test_textbook_alone_holds_nothing_of_ours(clip):
+    cfg = settings()
+    backbone = Backbone(clip, "small", "", 32, tuple(cfg.INPUT.PIXEL_MEAN), tuple(cfg.INPUT.PIXEL_STD))
+    alone = build("textbook", cfg, backbone, class_names(SMALL))
+    assert isinstance(alone, TextbookANPrompt)
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is Ours]
 
 
 # ---------------------------------------------------------------------------------------------- operations
