@@ -136,6 +136,19 @@ def load_clip(name: str, path: str = "", cache_dir: str | None = None) -> Backbo
         ValueError: unknown or unsupported name, or a file that is damaged or holds another model.
     """
     source = _source(name)
+    file, digest = verified_weights(name, path, cache_dir)
+    if name == TINY:
+        config, state = _read_tiny(file)
+    else:
+        config, state = source.config, _read_state_dict(file, source, digest)
+    model = _build(config, state, f"{file} (sha256 {digest}) does not hold {name}")
+    logger.info("backbone %s from %s, sha256 %s", name, file, digest)
+    return Backbone(model, name, digest, model.visual.image_size[0], source.mean, source.std)
+
+
+def verified_weights(name: str, path: str = "", cache_dir: str | None = None) -> tuple[Path, str]:
+    """The file of ``find_weights`` and its sha256; ValueError if it should be the published one but is not."""
+    source = _source(name)
     file = find_weights(name, path, cache_dir)
     digest = _sha256(file)
     # Only the file behind the URL has a published digest: a path is the user's own choice, and Hugging Face's differs.
@@ -145,13 +158,7 @@ def load_clip(name: str, path: str = "", cache_dir: str | None = None) -> Backbo
             f"({file.stat().st_size:,} bytes). A download was probably cut short: delete the file and get it again "
             f"from {source.url}, or set MODEL.BACKBONE.PATH to the file if you mean to use it."
         )
-    if name == TINY:
-        config, state = _read_tiny(file)
-    else:
-        config, state = source.config, _read_state_dict(file, source, digest)
-    model = _build(config, state, f"{file} (sha256 {digest}) does not hold {name}")
-    logger.info("backbone %s from %s, sha256 %s", name, file, digest)
-    return Backbone(model, name, digest, model.visual.image_size[0], source.mean, source.std)
+    return file, digest
 
 
 def text_depth(name: str) -> int:
@@ -287,7 +294,7 @@ def _sha256(file: Path) -> str:
 def _read_state_dict(file: Path, source: _Source, digest: str) -> dict[str, Tensor]:
     """Read tensors by name from any of the supported formats, under the names that ``open_clip.CLIP`` uses."""
     try:
-        state = _read_any_format(file)
+        state = read_any_format(file)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # the readers of zip, pickle and safetensors raise almost any type on damaged bytes
@@ -305,7 +312,8 @@ def _read_state_dict(file: Path, source: _Source, digest: str) -> dict[str, Tens
     return weights
 
 
-def _read_any_format(file: Path) -> dict[str, Any]:
+def read_any_format(file: Path) -> dict[str, Any]:
+    """Content of OpenAI's ``.pt`` (TorchScript archive or state dict), a ``.safetensors`` file or a checkpoint."""
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 

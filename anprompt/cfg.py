@@ -19,10 +19,19 @@ CIRCUMSTANCES = (
 DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
 
 
+DATASET_KEYS = {
+    "SUBSAMPLE_CLASSES": "all",  # all, base or new
+    "TEMPLATE": "",  # prompt with {} for the class name; empty: the one of the dataset in templates.py
+    "FOLDER": "",  # DATASET.NAME ImageFolder: the folder of your images, below DATASET.ROOT
+    "SPLIT": "",  # DATASET.NAME ImageFolder: a CSV or JSON file in it that lists them; empty: train/<class>/
+}
+
+
 def add_shared_cfg(cfg: CfgNode) -> None:
     """Add the keys that all trainers here read, where the caller's ``train.py`` has not added them."""
-    if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
-        cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    for key, value in DATASET_KEYS.items():
+        if key not in cfg.DATASET:
+            cfg.DATASET[key] = value
     if "PATH" not in cfg.MODEL.BACKBONE:
         cfg.MODEL.BACKBONE.PATH = ""  # weights file; empty: the usual places for MODEL.BACKBONE.NAME
 

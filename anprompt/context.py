@@ -19,6 +19,7 @@ from anprompt.encoders import (
     TextLayout,
     TextStates,
     Tokens,
+    end_of_text,
     text_features,
     text_layout,
     text_states,
@@ -89,7 +90,7 @@ def context_prompts(
     Args:
         words: what the context starts from, as for :func:`start_context`; its tokens from ``count`` on stay words.
         position: ``end``: the name stands behind the context; ``middle``: between its halves; ``front``: before it.
-            The full stop stays last.
+            The full stop stays last (where it merges with the name's own punctuation, with the name).
         per_class: there will be one context per class.
 
     Raises:
@@ -97,9 +98,13 @@ def context_prompts(
     """
     lead = class_text(words) or " ".join([PLACEHOLDER] * count)
     names = [class_text(name) for name in classnames]
-    ids = backbone.tokenize([f"{lead} {name}." for name in names])
+    try:
+        ids = backbone.tokenize([f"{lead} {name}." for name in names])
+    except ValueError as error:
+        raise ValueError(f"a context of {count} tokens leaves too little room for the class names: {error}") from error
     name_lengths = [count_tokens(name) for name in names]
     slots = torch.tensor([_slots(position, count, length) for length in name_lengths]).reshape(-1, count)
+    require(bool((slots.amax(dim=1) < end_of_text(ids)).all()), f"a class name has no place {position} of its context")
     ids = torch.stack([_move_words(row, row_slots) for row, row_slots in zip(ids, slots, strict=True)])
     device = backbone.model.positional_embedding.device
     layout = text_layout(ids.to(device), shared_up_to=1 if per_class or position != "end" else None)

@@ -60,6 +60,9 @@ class ResumableTrainer(TrainerX):
         values = dict(leaves(as_plain(self.node(self.cfg))))
         return {f"{self.key(self.cfg)}.{key}": values[key] for key in keys}
 
+    def adapt_to(self, settings: Mapping[str, Any]) -> None:
+        """Take from a checkpoint's :meth:`required_settings` what the config leaves open."""
+
     def check_classes(self, trained_on: Mapping[str, Any]) -> None:
         """Raise a ValueError if a checkpoint trained on those data and classes cannot serve the ones at hand."""
 
@@ -229,6 +232,7 @@ class ResumableTrainer(TrainerX):
             f"{path} was not written by this trainer (it has no 'settings'): train {self.cfg.TRAINER.NAME} first",
         )
         there = state["settings"]
+        self.adapt_to(there)
         differences = [
             f"{key} {there.get(key)!r} there, {value!r} here"
             for key, value in self.required_settings().items()

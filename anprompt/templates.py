@@ -325,9 +325,18 @@ _PARAPHRASES = {
 }
 
 
-def template_for(dataset_name: str) -> str:
-    """Return the hand-written template of a dataset, by its registry name (``OxfordPets``), with one ``{}``."""
-    return _TEMPLATES.get(dataset_name, DEFAULT_TEMPLATE)
+def template_for(dataset_name: str, own: str = "") -> str:
+    """Return the hand-written template of a dataset, by its registry name (``OxfordPets``), or the user's ``own``.
+
+    Raises:
+        ValueError: ``own`` (``DATASET.TEMPLATE``) has no ``{}``, or more than one.
+    """
+    template = own or _TEMPLATES.get(dataset_name, DEFAULT_TEMPLATE)
+    if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
+        raise ValueError(
+            f"DATASET.TEMPLATE is {template!r}: expected one {{}} for the class name, 'a photo of a {{}}.'"
+        )
+    return template
 
 
 def clip_templates() -> list[str]:
@@ -337,15 +346,15 @@ def clip_templates() -> list[str]:
     return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
 
 
-def ensemble_for(dataset_name: str) -> list[str]:
-    """The seven templates that CLIP's authors chose from their 80, and the dataset's own unless it is ImageNet.
+def ensemble_for(dataset_name: str, own: str = "") -> list[str]:
+    """The seven templates that CLIP's authors chose from their 80, and :func:`template_for` unless it is ImageNet.
 
     The ensemble of the CoOp family's second zero-shot baseline.
     """
     from open_clip import SIMPLE_IMAGENET_TEMPLATES
 
     chosen = [template("{}") for template in SIMPLE_IMAGENET_TEMPLATES]
-    return chosen if dataset_name == "ImageNet" else [*chosen, template_for(dataset_name)]
+    return chosen if dataset_name == "ImageNet" else [*chosen, template_for(dataset_name, own)]
 
 
 def paraphrases_for(dataset_name: str) -> tuple[str, ...]:
@@ -358,7 +367,7 @@ def class_text(classname: str) -> str:
     return classname.replace("_", " ")
 
 
-def prompts_for(dataset_name: str, classnames: Sequence[str]) -> list[str]:
-    """Return the hand-written prompt of each class, in the order of ``classnames``."""
-    template = template_for(dataset_name)
+def prompts_for(dataset_name: str, classnames: Sequence[str], own: str = "") -> list[str]:
+    """Return the prompt of each class, in the order of ``classnames``, from :func:`template_for`."""
+    template = template_for(dataset_name, own)
     return [template.format(class_text(name)) for name in classnames]

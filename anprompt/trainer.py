@@ -28,6 +28,7 @@ from anprompt.nearest import require_known
 from anprompt.prompted import PromptedCLIP
 from anprompt.results import Tally, peak_memory, subset_digest, versions
 from anprompt.resumable import LEARNER, ResumableTrainer
+from anprompt.templates import prompts_for, template_for
 from dassl.data.transforms import INTERPOLATION_MODES
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -73,12 +74,17 @@ class PromptTrainer(ResumableTrainer):
         """Name of the head whose accuracy is the result."""
         return "class"
 
+    def hand_written_prompts(self) -> list[str]:
+        """The prompt of each class from the dataset's template, or from ``DATASET.TEMPLATE``."""
+        return prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames, self.cfg.DATASET.TEMPLATE)
+
     # ------------------------------------------------------------------ set-up
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Find mistakes before data and weights are read."""
         find_weights(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
         require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
+        template_for(cfg.DATASET.NAME, cfg.DATASET.TEMPLATE)
         require_known("TEST.SPLIT", cfg.TEST.SPLIT, ("val", "test"))
         require_known("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val"))
         require(cfg.OPTIM.MAX_EPOCH >= 1, f"OPTIM.MAX_EPOCH: expected at least 1, got {cfg.OPTIM.MAX_EPOCH}")

@@ -7,26 +7,27 @@ import json
 import logging
 import math
 import os
-import pickle
 import random
+import re
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from yacs.config import CfgNode
 
 from anprompt.checkpoint import atomic_path
 from anprompt.nearest import require_known
+from anprompt.records import Record, by_suffix, label_faults, read_cache, read_json, write_pickle
 from dassl.data.datasets import DatasetBase, Datum
 
 logger = logging.getLogger(__name__)
 
 Parts = dict[str, list[Datum]]  # "train", "val" and "test"
-Record = tuple[str, int, str]  # path, label, class name
 
+PARTS = ("train", "val", "test")
 SUBSETS = ("all", "base", "new")
 MAX_VAL_SHOTS = 4
-HOW_TO_GET = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md tells where the files come from"
+NO_PATH = re.compile(r"(^|[/\\])\.\.([/\\]|$)|[\x00-\x1f\x7f-\x9f]")  # climbs, or holds control characters
+HOW_TO_GET = "docs/datasets.md tells what to download and where it goes"
 
 
 class SplitDataset(DatasetBase):
@@ -36,6 +37,7 @@ class SplitDataset(DatasetBase):
         folder: the dataset's folder under the root.
         image_folder: where its images are, relative to ``folder``.
         split_file: its ``split_zhou_*.json``, relative to ``folder``.
+        listing: the file that keeps a list of all images, where walking the folders takes long; relative to ``folder``.
         sampled: the parts that ``DATASET.NUM_SHOTS`` reduces.
 
     Raises:
@@ -46,33 +48,46 @@ class SplitDataset(DatasetBase):
     folder = ""
     image_folder = ""
     split_file = ""
+    listing = ""
     sampled: tuple[str, ...] = ("train", "val")
 
     def __init__(self, cfg: CfgNode):
         require_known("DATASET.SUBSAMPLE_CLASSES", cfg.DATASET.SUBSAMPLE_CLASSES, SUBSETS)
-        if not cfg.DATASET.ROOT:
-            raise ValueError("DATASET.ROOT is empty: give the folder that holds the datasets with --root")
-        root = os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
-        self.dataset_dir = os.path.join(root, self.folder)
-        self.image_dir = os.path.join(self.dataset_dir, self.image_folder) if self.image_folder else self.dataset_dir
-        self.split_path = os.path.join(self.dataset_dir, self.split_file)
+        self.locate(cfg)
         self.prepare()
-        self.check_folders(root)
-
+        self.check_folders()
         parts = self.read()
         check_labels(parts, self.dataset_dir)
+        self.keep(parts)
         if cfg.DATASET.NUM_SHOTS >= 1 and self.sampled:
             parts.update(self.few_shot(parts, cfg.DATASET.NUM_SHOTS, cfg.SEED))
         train, val, test = self.subsample_classes(*parts.values(), subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
-        check_images([*train, *val, *test], self.image_dir)
+        check_images([*train, *val, *test], self.image_dir, os.path.join(self.dataset_dir, self.listing))
         super().__init__(train_x=train, val=val, test=test)
+
+    @classmethod
+    def located(cls, cfg: CfgNode) -> "SplitDataset":
+        """An instance that knows its places but has read and made nothing: for ``python -m anprompt doctor``."""
+        dataset = cls.__new__(cls)
+        dataset.locate(cfg)
+        return dataset
+
+    def locate(self, cfg: CfgNode) -> None:
+        """Set the paths."""
+        if not cfg.DATASET.ROOT:
+            raise ValueError("DATASET.ROOT is empty: give the folder that holds the datasets with --root")
+        self.root = os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+        self.dataset_dir = os.path.join(self.root, self.folder)
+        self.image_dir = os.path.join(self.dataset_dir, self.image_folder) if self.image_folder else self.dataset_dir
+        self.split_path = os.path.join(self.dataset_dir, self.split_file)
 
     def prepare(self) -> None:
         """Hook for datasets that make their own files; the paths above are set, nothing has been read yet."""
 
-    def check_folders(self, root: str) -> None:
+    def check_folders(self) -> None:
+        """The folders are there; FileNotFoundError names the first that is not."""
         name = type(self).__name__
-        for place in (root, self.dataset_dir, self.image_dir):
+        for place in (self.root, self.dataset_dir, self.image_dir):
             if not os.path.isdir(place):
                 raise FileNotFoundError(
                     f"{name} expects its images in {self.image_dir}, but there is no folder {place}. "
@@ -80,9 +95,16 @@ class SplitDataset(DatasetBase):
                 )
 
     def read(self) -> Parts:
-        """All images of the dataset, in the order that the few-shot draw depends on."""
+        """All images of the dataset, in the order that the few-shot draw depends on. Writes nothing."""
         train, val, test = self.read_split(self.split_path, self.image_dir)
         return {"train": train, "val": val, "test": test}
+
+    def list_images(self) -> Parts:
+        """As :meth:`read`, but never from the ``listing`` that an earlier run kept."""
+        return self.read()
+
+    def keep(self, parts: Parts) -> None:
+        """Hook for datasets that keep their ``listing``; the labels have been checked."""
 
     @staticmethod
     def read_split(path: str, image_dir: str) -> tuple[list[Datum], list[Datum], list[Datum]]:
@@ -91,18 +113,14 @@ class SplitDataset(DatasetBase):
         if not os.path.isfile(path):
             raise FileNotFoundError(f"the split file {path} is missing: place it there; {HOW_TO_GET}.")
         try:
-            split = json.loads(Path(path).read_text(encoding="utf-8"))
-            parts = [
-                [make_datum(os.path.join(image_dir, name), int(label), text) for name, label, text in split[part]]
-                for part in ("train", "val", "test")
-            ]
-        except (ValueError, KeyError, TypeError) as error:
+            records = read_json(Path(path), PARTS)
+        except ValueError as error:
             raise ValueError(
-                f"{path} is damaged or no split file ({type(error).__name__}: {error}); expected "
-                '{"train": [[path, label, class name], ...], "val": ..., "test": ...}. '
+                f'{error}; expected {{"train": [[path, label, class name], ...], "val": ..., "test": ...}}. '
                 f"Fetch it again; {HOW_TO_GET}."
             ) from error
-        return parts[0], parts[1], parts[2]
+        train, val, test = (place_items(records[part], image_dir, path) for part in PARTS)
+        return train, val, test
 
     # ------------------------------------------------------------------ few-shot subsets
 
@@ -123,7 +141,11 @@ class SplitDataset(DatasetBase):
         return drawn
 
     def draw(self, part: str, items: list[Datum], shots: int) -> list[Datum]:
-        return self.generate_fewshot_dataset(items, num_shots=min(shots, MAX_VAL_SHOTS) if part == "val" else shots)
+        return self.generate_fewshot_dataset(items, num_shots=self.shots_of(part, shots))
+
+    def shots_of(self, part: str, shots: int) -> int:
+        """Images per class of a part in a subset of ``shots``."""
+        return min(shots, MAX_VAL_SHOTS) if part == "val" else shots
 
     def find_cached(self, cached: dict[str, list[Record]], part: str, items: list[Datum], cache: Path) -> list[Datum]:
         """The items of the split that the cache names, wherever the data lay when it was written."""
@@ -133,7 +155,7 @@ class SplitDataset(DatasetBase):
             item = by_suffix(path, by_path)
             if item is None or item.label != label:
                 raise ValueError(
-                    f"{cache} holds {path} with label {label}, which is not in the {part} part of the split: "
+                    f"{cache} holds {path!r} with label {label}, which is not in the {part} part of the split: "
                     "it belongs to other data. Delete it to have the subset drawn again."
                 )
             found.append(item)
@@ -185,43 +207,42 @@ def make_datum(impath: str, label: int, classname: str) -> Datum:
 
     ImageNet has 1.3 million images, of which a run uses a few: :func:`check_images` looks for those.
     """
-    if not (isinstance(impath, str) and isinstance(classname, str)):
-        raise TypeError(f"expected a path and a class name, found {impath!r} and {classname!r}")
     item = Datum.__new__(Datum)
     # The attribute names are those of Dassl's pickles, hence fixed.
     item.__dict__.update(_impath=impath, _label=label, _domain=0, _classname=classname)
     return item
 
 
-def check_labels(parts: Parts, source: str) -> None:
-    """Labels count from zero without a gap and have one name each; what is tested has training images.
+def place_items(records: Iterable[Record], image_dir: str, source: str | Path) -> list[Datum]:
+    """Items of records whose paths are relative to ``image_dir``.
 
-    Otherwise class names and classes would silently part company.
+    Raises:
+        ValueError: a path leads out of that folder, or would play tricks on the terminal; names the file ``source``
+            that the records are from.
     """
-    labels = {item.label for item in parts["train"]}
-    missing = sorted(set(range(max(labels, default=0) + 1)) - labels)
-    if missing:
-        raise ValueError(f"{source}: no training image has the label {missing[0]}; labels must be 0, 1, 2 and so on")
-    names: dict[int, str] = {}
-    for part, items in parts.items():
-        for item in items:
-            if item.label not in labels:
-                raise ValueError(f"{source}: {item.impath} ({part}) has the label {item.label} without training images")
-            if names.setdefault(item.label, item.classname) != item.classname:
-                raise ValueError(
-                    f"{source}: the label {item.label} has two names, {names[item.label]!r} and {item.classname!r} "
-                    f"(in {part}): a class folder is missing or the split mixes two versions"
-                )
+    items = []
+    for name, label, text in records:
+        if os.path.isabs(name) or NO_PATH.search(name):
+            raise ValueError(f"{source}: {name!r} is no path that leads from {image_dir} to a place below it")
+        items.append(make_datum(os.path.join(image_dir, name), label, text))
+    return items
 
 
-def check_images(items: Iterable[Datum], image_dir: str) -> None:
-    """Every image is on disk."""
+def check_labels(parts: Parts, source: str) -> None:
+    """Raise a ValueError at the first of the :func:`label_faults`."""
+    for fault in label_faults(parts):
+        raise ValueError(f"{source}: {fault}")
+
+
+def check_images(items: Iterable[Datum], image_dir: str, listing: str = "") -> None:
+    """Every image is on disk. ``listing``: the file that names them, if it may be out of date."""
     paths = {item.impath for item in items}
     missing = sorted(path for path in paths if not os.path.isfile(path))
     if missing:
+        outdated = f"If the images changed, delete {listing}, which lists them. " if os.path.isfile(listing) else ""
         raise FileNotFoundError(
             f"{len(missing):,} of {len(paths):,} images are missing under {image_dir}, such as {missing[0]}: "
-            f"the archive was not unpacked there, or only in part; {HOW_TO_GET}."
+            f"the archive was not unpacked there, or only in part. {outdated}{HOW_TO_GET}."
         )
 
 
@@ -229,68 +250,8 @@ def read_lines(path: str) -> list[str]:
     """Non-empty lines of a list that belongs to a dataset."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"the list {path} is missing: place it there; {HOW_TO_GET}.")
-    return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-# ---------------------------------------------------------------------------------------------- caches
-
-
-def read_cache(path: Path) -> dict[str, list[Record]] | None:
-    """Records of a cached subset by part: from the pickle, else from the JSON beside it; None without either."""
-    twin = path.with_suffix(".json")
-    if path.is_file():
-        return read_pickle(path)
-    if not twin.is_file():
-        return None
     try:
-        parts = json.loads(twin.read_text(encoding="utf-8"))
-        return {part: [(str(name), int(label), str(text)) for name, label, text in parts[part]] for part in parts}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"cannot read {twin} ({error}). Delete it to have the subset drawn again.") from error
-
-
-def read_pickle(path: Path) -> dict[str, list[Record]]:
-    """Records of one of CoOp's pickles of ``{part: [Datum, ...]}``, by part.
-
-    A pickle can carry code. Only Dassl's Datum may appear in it, and not even that is built.
-
-    Raises:
-        ValueError: truncated, another content, or not harmless.
-    """
-    try:
-        with path.open("rb") as file:
-            parts = _DatumUnpickler(file).load()
-        return {part: [_record(item) for item in items] for part, items in parts.items()}
-    except Exception as error:  # damaged pickles raise anything
-        raise ValueError(
-            f"cannot read {path} ({type(error).__name__}: {error}). Delete it to have it written again."
-        ) from error
-
-
-def _record(item: Any) -> Record:
-    state = vars(item)
-    return str(state["_impath"]), int(state["_label"]), str(state["_classname"])
-
-
-class _DatumUnpickler(pickle.Unpickler):
-    def __init__(self, file: Any):
-        super().__init__(file)
-        self.stand_in = type("Datum", (), {})  # a new one each time: a pickle can write to the classes it names
-
-    def find_class(self, module: str, name: str) -> type:
-        if (module, name) == ("dassl.data.datasets.base_dataset", "Datum"):
-            return self.stand_in
-        raise pickle.UnpicklingError(f"it names {module}.{name}, where only Dassl's Datum is expected")
-
-
-def write_pickle(parts: Parts, path: Path) -> None:
-    """Write items as CoOp does, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(pickle.dumps(parts, protocol=pickle.HIGHEST_PROTOCOL))
-
-
-def by_suffix(path: str, items: dict[str, Datum]) -> Datum | None:
-    """The item whose relative path ends ``path``; the longest match wins."""
-    pieces = PurePosixPath(path.replace("\\", "/")).parts
-    candidates = ("/".join(pieces[start:]) for start in range(len(pieces)))
-    return next((items[name] for name in candidates if name in items), None)
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or no text ({error}). Fetch it again; {HOW_TO_GET}.") from error
+    return [line.strip() for line in lines if line.strip()]

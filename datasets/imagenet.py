@@ -4,49 +4,54 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from anprompt.records import DELETE_IT, read_pickle, write_pickle
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import listdir_nohidden
-from datasets.base import Parts, SplitDataset, logger, make_datum, read_lines, read_pickle, write_pickle
+from datasets.base import HOW_TO_GET, Parts, SplitDataset, logger, make_datum, place_items, read_lines
 
 
 @DATASET_REGISTRY.register()
 class ImageNet(SplitDataset):
     folder = "imagenet"
     image_folder = "images"
+    listing = "preprocessed.pkl"
     sampled = ("train",)  # there is no third part: val is test
 
     def read(self) -> Parts:
-        cache = Path(self.dataset_dir, "preprocessed.pkl")
-        parts = self.read_listing(cache) if cache.is_file() else self.list_images(cache)
-        return {"train": parts["train"], "val": parts["test"], "test": parts["test"]}
+        kept = Path(self.dataset_dir, self.listing)
+        return self.read_listing(kept) if kept.is_file() else self.list_images()
 
-    def read_listing(self, cache: Path) -> Parts:
-        """The listing that an earlier run (CoOp's or ours) kept, with its order and the images' present place."""
-        logger.info("list of images from %s", cache)
-        listing = read_pickle(cache)
+    def read_listing(self, path: Path) -> Parts:
+        """The list that an earlier run (CoOp's or ours) kept, with its order and the images' present place."""
+        logger.info("list of images from %s", path)
+        listing = read_pickle(path)
         if set(listing) != {"train", "test"}:
-            raise ValueError(f"{cache} holds {sorted(listing)}, expected train and test. Delete it to list again.")
-        return {
-            part: [make_datum(self.present_place(path), label, name) for path, label, name in records]
-            for part, records in listing.items()
-        }
+            raise ValueError(f"{path} holds {sorted(listing)}, expected train and test. {DELETE_IT}.")
+        train, test = (
+            place_items([(as_listed(name), *rest) for name, *rest in listing[part]], self.image_dir, path)
+            for part in ("train", "test")
+        )
+        return {"train": train, "val": test, "test": test}
 
-    def present_place(self, path: str) -> str:
-        # .../train/n01440764/n01440764_10026.JPEG
-        return os.path.join(self.image_dir, *path.replace("\\", "/").split("/")[-3:])
-
-    def list_images(self, cache: Path) -> Parts:
+    def list_images(self) -> Parts:
         """All images, sorted: the few-shot draw must not depend on the file system's order."""
         names = read_classnames(self.dataset_dir)
-        parts = {
-            part: list_folders(os.path.join(self.image_dir, folder), names)
-            for part, folder in (("train", "train"), ("test", "val"))
-        }
+        train, test = (list_folders(os.path.join(self.image_dir, folder), names) for folder in ("train", "val"))
+        return {"train": train, "val": test, "test": test}
+
+    def keep(self, parts: Parts) -> None:
+        kept = Path(self.dataset_dir, self.listing)
+        if kept.is_file():
+            return
         try:
-            write_pickle(parts, cache)
+            write_pickle({part: parts[part] for part in ("train", "test")}, kept)
         except OSError as error:
             logger.warning("the list of images is not kept: %s", error)
-        return parts
+
+
+def as_listed(path: str) -> str:
+    """The end of an image's former path that does not change: ``train/n01440764/n01440764_10026.JPEG``."""
+    return "/".join(path.replace("\\", "/").split("/")[-3:])
 
 
 class ImageNetVariant(SplitDataset):
@@ -55,17 +60,21 @@ class ImageNetVariant(SplitDataset):
     sampled = ()
 
     def read(self) -> Parts:
-        items = self.list_images(read_classnames(self.dataset_dir))
+        items = self.class_images(read_classnames(self.dataset_dir))
         return {"train": items, "val": [], "test": items}
 
-    def list_images(self, names: dict[str, str]) -> list[Datum]:
+    def class_images(self, names: dict[str, str]) -> list[Datum]:
         return list_folders(self.image_dir, names)
 
 
 def read_classnames(dataset_dir: str) -> dict[str, str]:
     """``{folder: class name}`` from lines of ``n01440764 tench``, in the order of the file."""
-    lines = read_lines(os.path.join(dataset_dir, "classnames.txt"))
-    return {folder: name.strip() for folder, _, name in (line.partition(" ") for line in lines)}
+    path = os.path.join(dataset_dir, "classnames.txt")
+    names = {folder: name.strip() for folder, _, name in (line.partition(" ") for line in read_lines(path))}
+    unnamed = [folder for folder, name in names.items() if not name]
+    if unnamed:
+        raise ValueError(f"{path}: the line {unnamed[0]!r} has no class name, expected lines of 'n01440764 tench'")
+    return names
 
 
 def list_folders(place: str, names: dict[str, str]) -> list[Datum]:
@@ -73,6 +82,8 @@ def list_folders(place: str, names: dict[str, str]) -> list[Datum]:
     if not os.path.isdir(place):
         raise FileNotFoundError(f"the folder {place} is missing: it should hold one folder per class")
     folders = [name for name in listdir_nohidden(place, sort=True) if os.path.isdir(os.path.join(place, name))]
+    if not folders:
+        raise ValueError(f"{place} has no folders: its images belong into one folder per class; {HOW_TO_GET}")
     unknown = [folder for folder in folders if folder not in names]
     if unknown:
         raise ValueError(

@@ -12,7 +12,10 @@ class ImageNetV2(ImageNetVariant):
     folder = "imagenetv2"
     image_folder = "imagenetv2-matched-frequency-format-val"
 
-    def list_images(self, names: dict[str, str]) -> list[Datum]:
+    def class_images(self, names: dict[str, str]) -> list[Datum]:
+        unnamed = os.path.join(self.image_dir, str(len(names)))
+        if os.path.isdir(unnamed):
+            raise ValueError(f"there is a folder {unnamed}, but classnames.txt ends after {len(names)} classes")
         items = []
         for label, name in enumerate(names.values()):
             place = os.path.join(self.image_dir, str(label))

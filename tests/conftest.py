@@ -1,4 +1,4 @@
-"""Shared fixtures: a small random CLIP in double precision and the oracle of the same weights."""
+"""Shared fixtures: a small random CLIP in double precision, the oracle of the same weights, and quick real runs."""
 
 import open_clip
 import pytest
@@ -6,6 +6,7 @@ import torch
 
 import anprompt  # noqa: F401  makes `import dassl` work
 from tests.oracle import Oracle
+from tests.runs import run_cfg
 from tests.stand_in import caller
 
 WORDS = 49408  # CLIP's vocabulary
@@ -55,3 +56,19 @@ def call(tmp_path):
 @pytest.fixture
 def images():
     return torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    """Shapes is rendered here once."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def make_cfg(data_root, tmp_path):
+    """Configs of quick runs on Shapes, which write to the test's own folder."""
+
+    def make(*options, output="run", classes="base", seed=1, trainer="ANPrompt"):
+        return run_cfg(data_root, tmp_path / output, options, trainer=trainer, classes=classes, seed=seed)
+
+    return make

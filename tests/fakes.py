@@ -1,9 +1,13 @@
 """Miniature datasets in the CoOp family's folder layouts: a few tiny JPEG files per class."""
 
+import csv
+import hashlib
 import io
 import json
 from pathlib import Path
 
+import numpy as np
+import scipy.io
 from PIL import Image
 
 # Registry name -> (yaml stem, folder, folder of the images in it, split file), independent of what datasets/ says.
@@ -30,9 +34,11 @@ PARTS = {"train": range(6), "val": range(6, 11), "test": range(11, 14)}
 
 
 def write_image(path: Path) -> None:
+    """A JPEG file whose content depends on its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (hashlib.sha512(str(path).encode()).digest() * 3)[: 8 * 8 * 3]
     stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (90, 120, 30)).save(stream, "JPEG")
+    Image.frombytes("RGB", (8, 8), pixels).save(stream, "JPEG", quality=95)
     path.write_bytes(stream.getvalue())
 
 
@@ -52,6 +58,40 @@ def make_split_dataset(root: Path, name: str, classes: int = 5) -> dict[str, lis
             write_image(root / folder / images / path)
     (root / folder / split_file).write_text(json.dumps(split))
     return split
+
+
+def add_flower_labels(root: Path, shift: int = 0) -> None:
+    """``imagelabels.mat`` as it comes with the images, which are renamed as there; the split file follows."""
+    folder = root / "oxford_flowers"
+    split = json.loads((folder / "split_zhou_OxfordFlowers.json").read_text())
+    items = sum(split.values(), [])
+    for number, item in enumerate(items, start=1):
+        (folder / "jpg" / item[0]).rename(folder / "jpg" / f"image_{number:05d}.jpg")
+        item[0] = f"image_{number:05d}.jpg"
+    (folder / "split_zhou_OxfordFlowers.json").write_text(json.dumps(split))
+    labels = [[items[(number + shift) % len(items)][1] + 1 for number in range(len(items))]]
+    scipy.io.savemat(folder / "imagelabels.mat", {"labels": np.array(labels, dtype=np.uint8)})
+
+
+def add_car_annotations(root: Path, shift: int = 0) -> None:
+    """The two files of annotations of Stanford Cars, a MATLAB structure array each; images and split follow."""
+    folder = root / "stanford_cars"
+    split = json.loads((folder / "split_zhou_StanfordCars.json").read_text())
+    (folder / "devkit").mkdir()
+    for place, file, parts in (
+        ("cars_train", "devkit/cars_train_annos.mat", ("train", "val")),
+        ("cars_test", "cars_test_annos_withlabels.mat", ("test",)),
+    ):
+        items = [item for part in parts for item in split[part]]
+        records = np.zeros((1, len(items)), dtype=[("bbox_x1", object), ("class", object), ("fname", object)])
+        (folder / place).mkdir()
+        for number, item in enumerate(items):
+            name = f"{number + 1:05d}.jpg"
+            (folder / item[0]).rename(folder / place / name)
+            item[0] = f"{place}/{name}"
+            records[0, number] = (np.uint8(30), np.uint8(items[(number + shift) % len(items)][1] + 1), name)
+        scipy.io.savemat(folder / file, {"annotations": records})
+    (folder / "split_zhou_StanfordCars.json").write_text(json.dumps(split))
 
 
 def make_aircraft(root: Path) -> None:
@@ -90,3 +130,32 @@ def make_variant(root: Path, name: str, leave_out: str = "") -> None:
 
 def write_classnames(folder: Path) -> None:
     (folder / "classnames.txt").write_text("".join(f"{synset} {name}\n" for synset, name in WORDNET.items()))
+
+
+def make_folders(root: Path, classes: tuple[str, ...] = ("red_fox", "blue_jay", "ant"), val: bool = True) -> None:
+    """Somebody's own images, ``mine/{train,val,test}/<class>/``."""
+    for part, indices in PARTS.items():
+        for name in classes if val or part != "val" else ():
+            for index in indices:
+                write_image(root / "mine" / part / name / f"img_{index:02d}.jpg")
+
+
+def make_table(root: Path, classes: tuple[str, ...] = ("red_fox", "blue_jay", "ant")) -> list[dict[str, str]]:
+    """The same in one tree, ``mine/<class>/``, with a ``split.csv``; its rows."""
+    rows = [
+        {"path": f"{name}/img_{index:02d}.jpg", "label": name, "split": part}
+        for part, indices in PARTS.items()
+        for name in classes
+        for index in indices
+    ]
+    for row in rows:
+        write_image(root / "mine" / row["path"])
+    write_table(root, rows)
+    return rows
+
+
+def write_table(root: Path, rows: list[dict[str, str]]) -> None:
+    with (root / "mine" / "split.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

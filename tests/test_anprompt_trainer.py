@@ -2,7 +2,6 @@
 
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,68 +9,9 @@ import torch
 
 from anprompt import checkpoint
 from anprompt.trainer import LEARNER
-from dassl.config import get_cfg_default
-from dassl.engine import build_trainer
-from dassl.utils import set_random_seed
-from datasets import shapes  # noqa: F401  registers Shapes
-from trainers.anprompt import PER_DATASET, Settings, add_anprompt_cfg
+from tests.runs import Killed, assert_equal, fewer_test_images, finish, start, weights
+from trainers.anprompt import PER_DATASET, Settings
 from trainers.zsclip import ZeroshotCLIP
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-QUICK = ["DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "3", "TRAIN.PRINT_FREQ", "1"]
-
-
-@pytest.fixture(scope="session")
-def data_root(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture
-def make_cfg(data_root, tmp_path):
-    def make(*options, output="run", classes="base", seed=1, trainer="ANPrompt"):
-        cfg = get_cfg_default()
-        add_anprompt_cfg(cfg)
-        cfg.merge_from_file(str(REPOSITORY / "configs/datasets/shapes.yaml"))
-        cfg.merge_from_file(str(REPOSITORY / "configs/trainers/ANPrompt/tiny.yaml"))
-        cfg.DATASET.ROOT, cfg.OUTPUT_DIR, cfg.SEED = str(data_root), str(tmp_path / output), seed
-        cfg.DATASET.SUBSAMPLE_CLASSES, cfg.TRAINER.NAME = classes, trainer
-        cfg.merge_from_list([*QUICK, *options])
-        cfg.freeze()
-        return cfg
-
-    return make
-
-
-def start(cfg):
-    set_random_seed(cfg.SEED)
-    return build_trainer(cfg)
-
-
-def finish(cfg):
-    trainer = start(cfg)
-    trainer.train()
-    return trainer
-
-
-def weights(trainer):
-    return {name: tensor.clone() for name, tensor in trainer.model.learner.state_dict().items()}
-
-
-def assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
-
-
-def fewer_test_images(trainer, batches=1):
-    """Keep tests fast: evaluation on the first batches only."""
-    trainer.test_loader = [batch for batch, _ in zip(trainer.test_loader, range(batches), strict=False)]
-    return trainer
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing may catch it."""
-
 
 # ------------------------------------------------------------------ what training leaves
 

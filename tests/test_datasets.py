@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import datasets
+from anprompt import records as records_module
+from anprompt.cfg import add_shared_cfg
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, Datum, build_dataset
 from datasets import base
@@ -52,6 +54,7 @@ def cache_of(root, shots=4, seed=1):
 def test_every_dataset_config_names_a_registered_dataset():
     for path in (REPO / "configs" / "datasets").glob("*.yaml"):
         cfg = get_cfg_default()
+        add_shared_cfg(cfg)
         cfg.merge_from_file(str(path))
         assert cfg.DATASET.NAME in DATASET_REGISTRY.registered_names(), path.name
 
@@ -109,7 +112,58 @@ def test_imagenet_listing_of_a_moved_root_keeps_its_order(tmp_path):
     cache.write_bytes(pickle.dumps(listing))
     shutil.move(tmp_path / "old", tmp_path / "new")
     moved = build(tmp_path / "new", "imagenet").train_x
+    assert (tmp_path / "new" / "imagenet" / "preprocessed.pkl").read_bytes() == pickle.dumps(listing)  # left as it was
     assert [item.impath for item in moved] == [item.impath.replace("/old/", "/new/") for item in reversed(first)]
+
+
+def test_imagenet_listing_of_removed_images_says_what_to_delete(tmp_path):
+    fakes.make_imagenet(tmp_path)
+    build(tmp_path, "imagenet")
+    shutil.rmtree(tmp_path / "imagenet/images/val/n01443537")
+    with pytest.raises(FileNotFoundError, match=r"1 of 12 images are missing.*delete .*preprocessed\.pkl"):
+        build(tmp_path, "imagenet")
+
+
+def test_imagenet_listing_is_kept_only_when_it_is_sound(tmp_path):
+    fakes.make_imagenet(tmp_path)
+    shutil.rmtree(tmp_path / "imagenet/images/train/n01443537")
+    with pytest.raises(ValueError, match="the label 1 has two names"):
+        build(tmp_path, "imagenet")
+    assert not (tmp_path / "imagenet" / "preprocessed.pkl").exists()
+
+
+@pytest.mark.parametrize("content", [{"train": []}, {"train": [], 3: []}, []])
+def test_imagenet_listing_of_another_form_is_refused(tmp_path, content):
+    fakes.make_imagenet(tmp_path)
+    (tmp_path / "imagenet" / "preprocessed.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=r"preprocessed\.pkl.*Delete it"):
+        build(tmp_path, "imagenet")
+
+
+def test_imagenet_lists_that_ask_for_class_folders(tmp_path):
+    fakes.make_imagenet(tmp_path)
+    for file in list((tmp_path / "imagenet/images/val").glob("*/*")):  # as the archive holds them
+        file.rename(tmp_path / "imagenet/images/val" / file.name)
+        file.parent.rmdir()
+    with pytest.raises(ValueError, match="images/val has no folders: its images belong into one folder per class"):
+        build(tmp_path, "imagenet")
+
+
+def test_imagenetv2_follows_the_order_of_the_class_names(tmp_path):
+    fakes.make_variant(tmp_path, "ImageNetV2")
+    names = tmp_path / "imagenetv2" / "classnames.txt"
+    names.write_text("\n".join(reversed(names.read_text().splitlines())))
+    assert build(tmp_path, "imagenetv2").lab2cname == {0: "great white shark", 1: "goldfish", 2: "tench"}
+    names.write_text("\n".join(names.read_text().splitlines()[:2]))
+    with pytest.raises(ValueError, match="there is a folder .*2, but classnames.txt ends after 2 classes"):
+        build(tmp_path, "imagenetv2")
+
+
+def test_class_without_a_name_is_named(tmp_path):
+    fakes.make_variant(tmp_path, "ImageNetR")
+    (tmp_path / "imagenet-rendition" / "classnames.txt").write_text("n01440764 tench\nn01443537\n")
+    with pytest.raises(ValueError, match="'n01443537' has no class name"):
+        build(tmp_path, "imagenet_r")
 
 
 @pytest.mark.parametrize("name", fakes.VARIANT_LAYOUTS)
@@ -186,8 +240,9 @@ TOY_TRAIN = "0/2 0/1 0/4 0/0 1/7 1/9 1/8 1/5 2/6 2/3 2/1 2/8 3/0 3/6 3/8 3/4 4/0
 TOY_VAL = "0/11 0/12 0/10 0/13 1/10 1/13 1/12 1/11 2/13 2/12 2/10 2/11 3/10 3/12 3/13 3/11 4/13 4/12 4/10 4/11"
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_coops_own_cache_and_our_draw_agree(toy, cached):
+@pytest.mark.parametrize(("cached", "large"), [(True, 2**24), (True, 0), (False, 0)])
+def test_coops_own_cache_and_our_draw_agree(toy, monkeypatch, cached, large):
+    monkeypatch.setattr(records_module, "LARGE", large)
     if cached:
         (toy / "toy" / "split_fewshot").mkdir()
         shutil.copy(
@@ -285,7 +340,9 @@ class Hostile:
         return self.function, self.arguments
 
 
-def test_pickle_with_code_is_refused_unexecuted(caltech):
+@pytest.mark.parametrize("large", [0, 2**24])  # bytes from which on the fast unpickler takes over
+def test_pickle_with_code_is_refused_unexecuted(caltech, monkeypatch, large):
+    monkeypatch.setattr(records_module, "LARGE", large)
     root, _ = caltech
     cache = cache_of(root)
     cache.parent.mkdir()
@@ -361,9 +418,9 @@ def test_labels_that_do_not_fit_are_refused(caltech, change, message):
     ("missing", "message"),
     [
         ("", "no folder .*--root"),
-        ("caltech-101", "Caltech101 expects its images in .*101_ObjectCategories.*DATASETS.md"),
+        ("caltech-101", "Caltech101 expects its images in .*101_ObjectCategories.*docs/datasets.md"),
         ("caltech-101/101_ObjectCategories", "no folder .*101_ObjectCategories"),
-        ("caltech-101/split_zhou_Caltech101.json", r"split file .*split_zhou_Caltech101\.json is missing.*DATASETS.md"),
+        ("caltech-101/split_zhou_Caltech101.json", r"split_zhou_Caltech101\.json is missing.*docs/datasets.md"),
         ("caltech-101/101_ObjectCategories/kind_2", "14 of 70 images are missing.*kind_2"),
     ],
 )

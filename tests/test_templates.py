@@ -59,3 +59,10 @@ def test_families_have_their_own_words():
     families = {paraphrases_for(dataset) for dataset in DATASETS}
     assert len(families) == 10
     assert paraphrases_for("ImageNetR") == paraphrases_for("Caltech101") != paraphrases_for("SUN397")
+
+
+def test_a_template_of_the_users_wins():
+    assert prompts_for("OxfordPets", ["red_fox"], "{}, an animal.") == ["red fox, an animal."]
+    for wrong in ("an animal.", "{} and {}", "{0}", "{} {"):
+        with pytest.raises(ValueError, match="DATASET.TEMPLATE is"):
+            prompts_for("OxfordPets", ["red_fox"], wrong)

@@ -35,7 +35,6 @@ from anprompt.inserted import (
 from anprompt.losses import head_cross_entropy, similarity_loss, weak_alignment_loss
 from anprompt.noise import NoiseBanks, noise_banks, noise_prompts, weak_noise_features
 from anprompt.prompted import random_prompts
-from anprompt.templates import prompts_for
 from dassl.engine import TRAINER_REGISTRY
 
 ALIGNER_RANK = 4  # rank of the per-layer residual of the shared aligner (early release)
@@ -232,8 +231,7 @@ class ANPrompt(InsertedTrainer):
         self.print_per_dataset_values()
         clip, settings = backbone.model, self.settings
         model = InsertedCLIP(clip, TokenLearner(clip, settings), settings.layers, settings.beta)
-        prompts = prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames)
-        model.set_classes(backbone.tokenize(prompts).to(self.device))
+        model.set_classes(backbone.tokenize(self.hand_written_prompts()).to(self.device))
         self.noise_index: tuple[int, int] | None = None  # drawn in training, or brought by a checkpoint
         self.noise_source = ""
         self.weak_noise: Tensor | None = None  # [C, E], unit length, of the training classes

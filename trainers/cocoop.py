@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from anprompt.backbone import Backbone
 from anprompt.cfg import add_trainer_node, require_number
-from anprompt.context import ContextPrompts, context_length, context_prompts, start_context
+from anprompt.context import ContextPrompts, check_context, context_length, context_prompts, start_context
 from anprompt.encoders import text_features
 from anprompt.prompted import PromptedCLIP, unit
 from anprompt.trainer import PromptTrainer
@@ -98,6 +98,7 @@ class CoCoOp(PromptTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         require_number("TRAINER.COCOOP.N_CTX", cfg.TRAINER.COCOOP.N_CTX, 1)
+        check_context("TRAINER.COCOOP.CTX_INIT", cfg.TRAINER.COCOOP.CTX_INIT, 1)
 
     def build_prompted_model(self, backbone: Backbone) -> ConditionalCLIP:
         node = self.cfg.TRAINER.COCOOP

@@ -10,7 +10,15 @@ from yacs.config import CfgNode
 
 from anprompt.backbone import Backbone
 from anprompt.cfg import add_trainer_node, require, require_number
-from anprompt.context import POSITIONS, ContextCLIP, ContextLearner, context_length, context_prompts, start_context
+from anprompt.context import (
+    POSITIONS,
+    ContextCLIP,
+    ContextLearner,
+    check_context,
+    context_length,
+    context_prompts,
+    start_context,
+)
 from anprompt.nearest import require_known
 from anprompt.prompted import random_prompts
 from anprompt.resumable import describe
@@ -35,6 +43,7 @@ class CoOp(PromptTrainer):
         super().check_cfg(cfg)
         node = cfg.TRAINER.COOP
         require_number("TRAINER.COOP.N_CTX", node.N_CTX, 1)
+        check_context("TRAINER.COOP.CTX_INIT", node.CTX_INIT, 1)
         require_known("TRAINER.COOP.CLASS_TOKEN_POSITION", node.CLASS_TOKEN_POSITION, POSITIONS)
 
     def build_prompted_model(self, backbone: Backbone) -> ContextCLIP:

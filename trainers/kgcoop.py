@@ -10,9 +10,8 @@ from yacs.config import CfgNode
 
 from anprompt.backbone import Backbone
 from anprompt.cfg import add_trainer_node, require_number
-from anprompt.context import ContextCLIP, ContextLearner, context_length, context_prompts, start_context
+from anprompt.context import ContextCLIP, ContextLearner, check_context, context_length, context_prompts, start_context
 from anprompt.losses import similarity_loss
-from anprompt.templates import prompts_for
 from anprompt.trainer import PromptTrainer
 from dassl.engine import TRAINER_REGISTRY
 
@@ -32,6 +31,7 @@ class KgCoOp(PromptTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         require_number("TRAINER.KGCOOP.N_CTX", cfg.TRAINER.KGCOOP.N_CTX, 1)
+        check_context("TRAINER.KGCOOP.CTX_INIT", cfg.TRAINER.KGCOOP.CTX_INIT, 1)
         require_number("TRAINER.KGCOOP.W", cfg.TRAINER.KGCOOP.W, 0)
 
     def build_prompted_model(self, backbone: Backbone) -> ContextCLIP:
@@ -39,7 +39,7 @@ class KgCoOp(PromptTrainer):
         count = context_length(node.CTX_INIT, node.N_CTX)
         learner = ContextLearner(start_context(backbone, node.CTX_INIT, count))
         model = ContextCLIP(backbone.model, learner, context_prompts(backbone, classnames, count))
-        hand_written = backbone.tokenize(prompts_for(self.cfg.DATASET.NAME, classnames))
+        hand_written = backbone.tokenize(self.hand_written_prompts())
         self.hand_written = model.encode_frozen_text(hand_written.to(self.device))  # [C, E], once
         return model
 

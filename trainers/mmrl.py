@@ -18,7 +18,6 @@ from anprompt.cfg import add_trainer_node, require_number
 from anprompt.inserted import InsertedCLIP, InsertedTrainer, LinearAligner, PrototypeProjection, check_layers
 from anprompt.losses import head_cross_entropy, similarity_loss
 from anprompt.prompted import random_prompts
-from anprompt.templates import prompts_for
 from dassl.engine import TRAINER_REGISTRY
 
 # The authors' weights of the distance to the frozen CLIP, used where the config leaves REG_WEIGHT unset.
@@ -37,6 +36,7 @@ REG_WEIGHTS = {
 }
 REP_DIMS = {"EuroSAT": 2048}  # likewise; 512 for all others
 DEFAULT_REG_WEIGHT, DEFAULT_REP_DIM = 0.5, 512
+REP_DIM_KEY = "TRAINER.MMRL.REP_DIM"
 
 
 def extend_cfg(cfg: CfgNode) -> None:
@@ -94,11 +94,21 @@ class MMRL(InsertedTrainer):
         self.reg_weight = REG_WEIGHTS.get(name, DEFAULT_REG_WEIGHT) if node.REG_WEIGHT is None else node.REG_WEIGHT
         self.rep_dim = REP_DIMS.get(name, DEFAULT_REP_DIM) if node.REP_DIM is None else node.REP_DIM
         print(f"REG_WEIGHT {self.reg_weight}, REP_DIM {self.rep_dim}")
-        learner = RepresentationLearner(backbone.model, node.N_REP_TOKENS, self.rep_dim, len(node.REP_LAYERS))
-        model = InsertedCLIP(backbone.model, learner, tuple(node.REP_LAYERS))
-        ids = backbone.tokenize(prompts_for(name, self.dm.dataset.classnames))
-        model.set_classes(ids.to(self.device))
+        model = InsertedCLIP(backbone.model, self.build_learner(), tuple(node.REP_LAYERS))
+        model.set_classes(backbone.tokenize(self.hand_written_prompts()).to(self.device))
         return model
+
+    def build_learner(self) -> RepresentationLearner:
+        node = self.cfg.TRAINER.MMRL
+        return RepresentationLearner(self.backbone.model, node.N_REP_TOKENS, self.rep_dim, len(node.REP_LAYERS))
+
+    def adapt_to(self, settings: dict[str, Any]) -> None:
+        """The training run's width holds on other datasets too, unless the config names one."""
+        width = settings.get(REP_DIM_KEY, self.rep_dim)
+        if self.cfg.TRAINER.MMRL.REP_DIM is None and width != self.rep_dim:
+            self.rep_dim = width
+            self.model.learner = self.build_learner().to(self.device)
+            print(f"REP_DIM {width}, from the training run")
 
     def loss_terms(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         model, text = self.model, self.model.encode_text()
@@ -117,4 +127,4 @@ class MMRL(InsertedTrainer):
 
     def required_settings(self) -> dict[str, Any]:
         settings = self.own_settings("N_REP_TOKENS", "REP_LAYERS", "ALPHA")
-        return super().required_settings() | settings | {"TRAINER.MMRL.REP_DIM": self.rep_dim}
+        return super().required_settings() | settings | {REP_DIM_KEY: self.rep_dim}

@@ -22,6 +22,7 @@ from anprompt.templates import class_text, clip_templates
 from anprompt.trainer import PromptTrainer
 from dassl.engine import TRAINER_REGISTRY
 
+MIN_WEIGHT = 1e-300  # below, floating point has no room for a weight
 TEMPLATES = 60  # the paper's number N; here the first 60 of the 80 that CLIP's authors wrote for ImageNet
 
 
@@ -105,13 +106,14 @@ class PromptSRC(PromptTrainer):
             "PROMPT_DEPTH_VISION": (1, vision_depth(name)),
             "TEXT_LOSS_WEIGHT": (0, math.inf),
             "IMAGE_LOSS_WEIGHT": (0, math.inf),
-            "GPA_STD": (1e-6, math.inf),
+            "GPA_MEAN": (-1e6, 1e6),
+            "GPA_STD": (1e-3, 1e6),
         }
         for key, (low, high) in limits.items():
             require_number(f"TRAINER.PROMPTSRC.{key}", node[key], low, high)
         average = GaussianAverage(node.GPA_MEAN, node.GPA_STD)
         require(
-            any(average.weight(epoch) > 0 for epoch in range(1, cfg.OPTIM.MAX_EPOCH + 1)),
+            any(average.weight(epoch) > MIN_WEIGHT for epoch in range(1, cfg.OPTIM.MAX_EPOCH + 1)),
             f"TRAINER.PROMPTSRC.GPA_MEAN {node.GPA_MEAN} with GPA_STD {node.GPA_STD} gives no weight to any of the "
             f"{cfg.OPTIM.MAX_EPOCH} epochs: choose a mean within them or a larger deviation",
         )
@@ -170,11 +172,14 @@ class PromptSRC(PromptTrainer):
         return {"total": self.gpa.total, "weighted": self.gpa.weighted, "last_state": self.last_state}
 
     def restore_training_state(self, state: dict[str, Any], epoch: int) -> None:
-        """Go on with the average; where more epochs follow, with the prompts of the last one, not their average."""
+        """Go on with the sums. Where epochs follow, so do the last one's prompts; where none do, their average stays.
+
+        The average is taken here, too: a run that was stopped may be declared finished by a smaller MAX_EPOCH.
+        """
         self.gpa.total, self.gpa.weighted = state["total"], state["weighted"]
         self.last_state = state["last_state"]
-        if epoch < self.max_epoch:
-            self.model.learner.load_state_dict(self.last_state)
+        done = epoch >= self.max_epoch
+        self.model.learner.load_state_dict(self.gpa.average() if done else self.last_state)
 
     def required_settings(self) -> dict[str, Any]:
         keys = "N_CTX_TEXT N_CTX_VISION CTX_INIT PROMPT_DEPTH_TEXT PROMPT_DEPTH_VISION"

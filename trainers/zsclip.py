@@ -40,7 +40,7 @@ class ZeroshotCLIP(PromptTrainer):
 
     def templates(self) -> list[str]:
         """Sentences with one ``{}`` for the class name, whose features are averaged."""
-        return [template_for(self.cfg.DATASET.NAME)]
+        return [template_for(self.cfg.DATASET.NAME, self.cfg.DATASET.TEMPLATE)]
 
     def build_prompted_model(self, backbone: Backbone) -> FrozenCLIP:
         names = [class_text(name) for name in self.dm.dataset.classnames]
@@ -63,4 +63,4 @@ class ZeroshotCLIP2(ZeroshotCLIP):
     """CLIP with an ensemble of templates."""
 
     def templates(self) -> list[str]:
-        return ensemble_for(self.cfg.DATASET.NAME)
+        return ensemble_for(self.cfg.DATASET.NAME, self.cfg.DATASET.TEMPLATE)

@@ -67,7 +67,7 @@ def read_image(path: str) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise
-    except OSError as error:
+    except Exception as error:  # a decoder may raise anything
         raise OSError(f'cannot read the image "{path}" ({error}): unpack or fetch it again') from error
 
 

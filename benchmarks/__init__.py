@@ -1,0 +1,1 @@
+"""What a training step, the input pipeline and a whole run cost. From the checkout: ``python -m benchmarks.step``."""

@@ -1,0 +1,95 @@
+"""The trainer's own step, without a data set around it, and the textbook formulation of the same step."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode
+
+from anprompt.backbone import Backbone
+from anprompt.templates import prompts_for
+from anprompt.trainer import autocast
+from benchmarks.textbook import Objective, Textbook
+from dassl.engine import TrainerBase
+from dassl.optim import build_lr_scheduler, build_optimizer
+from trainers.anprompt import ANPrompt
+
+
+class Ours(ANPrompt):
+    """ANPrompt on given weights and class names. Model, objective, update and evaluation are the trainer's own code.
+
+    What the noise construction would give is drawn at random: it has the same shape, and the step's cost is the same.
+    """
+
+    def __init__(self, cfg: CfgNode, backbone: Backbone, names: list[str]):
+        TrainerBase.__init__(self)
+        self.cfg = cfg
+        self.device = torch.device("cuda" if cfg.USE_CUDA else "cpu")
+        self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names))
+        self.epoch, self.batch_idx, self.num_batches = 0, 0, 2  # not the epoch's last batch, where the rate changes
+        torch.manual_seed(0)
+        with mock.patch("anprompt.trainer.load_clip", return_value=backbone), contextlib.redirect_stdout(io.StringIO()):
+            self.build_model()
+        joint = self.model.classes.zero_shot.shape[1]
+        self.weak_noise = F.normalize(torch.randn(len(names), joint), dim=-1).to(self.device)
+        if self.settings.noise_source == "cluster":
+            self.model.learner.noise_prompts.normal_(std=joint**-0.5)
+
+    def train_step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        return self.forward_backward(batch)
+
+    @torch.no_grad()
+    def eval_batch(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits of all heads; to be called inside :meth:`evaluation`, as the trainer does."""
+        with self.autocast():
+            return self.head_logits(images)
+
+
+class TextbookANPrompt(Textbook):
+    """The textbook formulation with the weights, the settings and the constants of ``ours``, on copies of them."""
+
+    def __init__(self, ours: Ours):
+        model, settings = ours.model, ours.settings
+        learner = copy.deepcopy(model.learner)
+        optim = build_optimizer(learner, ours.cfg.OPTIM)
+        build_lr_scheduler(optim, ours.cfg.OPTIM)  # sets the rate of the first epoch
+        prompts = prompts_for(ours.cfg.DATASET.NAME, ours.dm.dataset.classnames)
+        objective = Objective(
+            ours.weak_noise, model.classes.zero_shot, settings.alpha, settings.beta, settings.sim_w, settings.wa_w
+        )
+        super().__init__(
+            model.clip,
+            learner,
+            ours.backbone.tokenize(prompts).to(ours.device),
+            (model.text_layers[0], model.vision_layers[0]),
+            objective,
+            optim,
+            torch.amp.GradScaler(ours.device.type, enabled=ours.precision() == "amp"),
+            partial(autocast, ours.precision(), ours.device),  # not the bound method, which would keep `ours` alive
+        )
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        yield  # nothing is prepared: every batch encodes the classes
+
+
+# A method is measured once it has both formulations here, under the names of the variants.
+METHODS = {"ANPrompt": (Ours, TextbookANPrompt)}
+VARIANTS = ("textbook", "ours")
+
+
+def build(variant: str, cfg: CfgNode, backbone: Backbone, names: list[str]) -> Ours | Textbook:
+    """One variant alone: what the textbook formulation does not need is gone when this returns."""
+    own, textbook = METHODS[cfg.TRAINER.NAME]
+    ours = own(cfg, backbone, names)
+    return ours if variant == "ours" else textbook(ours)

@@ -1,0 +1,154 @@
+"""Put measured results into docs/performance.md.
+
+    python -m benchmarks.report step.json data.json run.json
+
+Each file replaces the part of the page that is marked with its benchmark, device and precision, or is added at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+MIB = 2**20
+NOTHING = "does not fit"
+
+Result = dict[str, Any]
+
+
+def table(headers: list[str], rows: list[list[str]]) -> str:
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def where(result: Result) -> str:
+    """The machine, in a sentence."""
+    machine, found = result["machine"], result["machine"]["versions"]
+    gpu = f"{machine['gpu']}, " if "gpu" in machine else ""
+    return (
+        f"Measured on {gpu}{machine['processor']}, {machine['cores']} cores, {machine['threads']} PyTorch threads, "
+        f"{machine['system']}, Python {found['python']}, torch {found['torch']}:"
+        f"\n```\n{result['command'].strip()}\n```"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- benchmarks.step
+
+
+def step_table(result: Result) -> str:
+    """Three tables: training step, its memory, test batch."""
+    cases = result["cases"]
+    title = f"{result['method']}, {result['backbone']}, {result['device']}, {result['precision']}"
+    return "\n\n".join(
+        [
+            f"### Step: {title}",
+            where(result),
+            "Training step, AdamW update included:",
+            times_table(cases, "training"),
+            "Memory that a training step adds to weights and optimiser, in MiB:",
+            table(["C", "B", "textbook", "ours", "textbook / ours"], [memory_row(case) for case in cases]),
+            "Test batch; textbook encodes the classes for every batch, ours once per test set, which is not timed:",
+            times_table(cases, "evaluation"),
+        ]
+    )
+
+
+def times_table(cases: list[Result], kind: str) -> str:
+    headers = [
+        "C", "B", "longest prompt", "textbook, ms", "ours, ms", "textbook / ours", "GMAC textbook", "ours", "floor",
+        "floor, ms", "ours / floor",
+    ]  # fmt: skip
+    return table(headers, [times_row(case, case[kind]) for case in cases if kind in case])
+
+
+def times_row(case: Result, times: Result) -> list[str]:
+    counts = times["multiply_adds"]
+    return [
+        *(str(case[key]) for key in ("classes", "batch", "longest")),
+        milliseconds(times.get("textbook")),
+        milliseconds(times["ours"]),
+        with_quartiles(times["ratio"], 1, 2) if "ratio" in times else "",
+        *(f"{counts[name] / 1e9:,.1f}" for name in ("textbook", "ours", "floor")),
+        f"{1000 * times['floor']['seconds']:,.0f}",
+        f"{times['floor']['ours_over_floor']:.2f}",
+    ]
+
+
+def memory_row(case: Result) -> list[str]:
+    memory = case["memory"]
+    sizes = [f"{memory[name]['added'] / MIB:,.0f}" if memory[name] else NOTHING for name in ("textbook", "ours")]
+    return [str(case["classes"]), str(case["batch"]), *sizes, f"{memory['ratio']:.2f}" if "ratio" in memory else ""]
+
+
+def milliseconds(times: Result | None) -> str:
+    return with_quartiles(times, 1000, 0) if times else NOTHING
+
+
+def with_quartiles(values: Result, factor: float, digits: int) -> str:
+    median, low, high = (f"{factor * values[key]:,.{digits}f}" for key in ("median", "low", "high"))
+    return f"{median} ({low} to {high})"
+
+
+# ---------------------------------------------------------------------------------------------- the others
+
+
+def data_table(result: Result) -> str:
+    stages = [
+        [row["images"], str(row["workers"]), *(f"{row[key]:,.0f}" for key in ("decode", "transform", "collate")),
+         *(f"{row[key]:,.0f}" for key in ("first_epoch", "later_epochs", "persistent"))]
+        for row in result["loaders"]
+    ]  # fmt: skip
+    headers = [
+        "images", "workers", "decode", "transform", "collate", "first epoch", "later epochs", "later, workers kept",
+    ]  # fmt: skip
+    text = "Images per second, of one process for each stage alone, then of the training loader as configured:"
+    return "\n\n".join(["### Input pipeline", where(result), text, table(headers, stages)])
+
+
+def run_table(result: Result) -> str:
+    total = result["total"]
+    rows = [[phase, f"{value:.2f}", f"{100 * value / total:.0f} %"] for phase, value in result["phases"].items()]
+    rows.append(["total", f"{total:.2f}", ""])
+    return "\n\n".join(["### A whole run", where(result), table(["phase", "seconds", "share"], rows)])
+
+
+TABLES: dict[str, Callable[[Result], str]] = {"step": step_table, "data": data_table, "run": run_table}
+
+
+# ---------------------------------------------------------------------------------------------- the page
+
+
+def key_of(result: Result) -> str:
+    names = (result[key] for key in ("benchmark", "device", "precision") if key in result)
+    return " ".join(names)
+
+
+def insert(page: str, result: Result) -> str:
+    """``page`` with the result's part replaced, or added."""
+    begin, end = f"<!-- begin: {key_of(result)} -->", f"<!-- end: {key_of(result)} -->"
+    part = f"{begin}\n{TABLES[result['benchmark']](result)}\n{end}"
+    old = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    return old.sub(lambda _: part, page) if old.search(page) else f"{page.rstrip()}\n\n{part}\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", type=Path, help="files that --output wrote")
+    parser.add_argument("--page", type=Path, default=PAGE, help="default: docs/performance.md")
+    args = parser.parse_args(argv)
+    page = args.page.read_text(encoding="utf-8")
+    for file in args.results:
+        page = insert(page, json.loads(file.read_text(encoding="utf-8")))
+    args.page.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

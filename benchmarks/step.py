@@ -1,0 +1,185 @@
+"""Time and memory of one training step and one test batch: the textbook formulation against this project's.
+
+    python -m benchmarks.step                                       # all cases on the CPU, fp32
+    python -m benchmarks.step --cases 5x4 50x4 --output step.json
+    python -m benchmarks.step --device cuda --precision bf16 --markdown
+
+A case is C classes and B images, ``50x4``. Times are taken in one process, both formulations in turn; memory in a
+process for each. The weights are random, of ViT-B/16's shape. On two CPU cores the two smallest cases take three
+minutes, all of them about half an hour, and the largest needs 30 GB for the textbook formulation (it is left out where
+memory does not suffice).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from anprompt.encoders import end_of_text
+from anprompt.templates import prompts_for
+from anprompt.trainer import AUTOCAST_DTYPES, PRECISIONS
+from benchmarks import floor, measure
+from benchmarks.cases import BACKBONES, CASES, Case, class_names, config, random_backbone, random_batch
+from benchmarks.ours import VARIANTS, Ours, TextbookANPrompt, build
+from benchmarks.report import step_table
+
+WARM_UP = {"cpu": 1, "cuda": 5}
+COUNTS = {
+    "training": {"textbook": floor.textbook_step, "floor": floor.fewest_step},
+    "evaluation": {"textbook": floor.textbook_eval, "floor": floor.fewest_eval},
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CxB", help=", ".join(CASES))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--backbone", choices=BACKBONES, default="ViT-B/16")
+    parser.add_argument("--repeats", type=int, help="timed steps of each formulation (default: fewer for large cases)")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of docs/performance.md")
+    return parser
+
+
+# ---------------------------------------------------------------------------------------------- in a child process
+
+
+def prepare(case: Case, backbone: str, device: str, precision: str) -> tuple[Any, ...]:
+    """Arguments of :func:`benchmarks.ours.build` but the first, and the batch."""
+    if device == "cpu":
+        measure.limit_memory()
+    weights = random_backbone(backbone)
+    batch = random_batch(case.batch, case.classes, weights.image_size, torch.device(device))
+    return (config(case, backbone, device, precision), weights, class_names(case)), batch
+
+
+def measure_memory(variant: str, case: Case, backbone: str, device: str, precision: str) -> dict[str, int] | None:
+    """Memory of one training step, the optimiser's state being there already."""
+    parts, batch = prepare(case, backbone, device, precision)
+    subject = build(variant, *parts)
+    del parts  # the textbook formulation has its own copies of the weights
+    for parameter in subject.optim.param_groups[0]["params"]:
+        parameter.grad = torch.zeros_like(parameter)
+    subject.optim.step()
+    subject.optim.zero_grad()
+    return measure.peak_of(lambda: subject.train_step(batch), torch.device(device))
+
+
+def measure_time(
+    variants: Sequence[str], case: Case, backbone: str, device: str, precision: str, repeats: int
+) -> dict[str, Any]:
+    """Training steps and test batches of all ``variants`` in turn, operations, and the rate of matrix products."""
+    parts, batch = prepare(case, backbone, device, precision)
+    ours = Ours(*parts)
+    subjects = {"textbook": TextbookANPrompt(ours), "ours": ours} if "textbook" in variants else {"ours": ours}
+    work, where = work_of(ours, case), torch.device(device)
+    products = matrix_products(work, AUTOCAST_DTYPES.get(precision, torch.float32), where)  # timed among the steps
+    bar = tqdm(total=2 * repeats * (len(subjects) + len(products)), desc=f"time of {case.name}", leave=False)
+
+    def compare(kind: str, actions: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+        for action in actions.values():
+            for _ in range(WARM_UP[device]):
+                action()
+        times = measure.interleaved(actions | products, repeats, where, bar.update)
+        counts = COUNTS[kind]
+        operations = {
+            "textbook": sum(counts["textbook"](work).values()),
+            "ours": measure.multiply_adds(actions["ours"]),
+            "floor": sum(counts["floor"](work).values()),
+        }
+        return measure.comparison({name: times[name] for name in actions}) | {
+            "multiply_adds": operations,
+            "floor": against_floor(times, counts["floor"](work), work),
+        }
+
+    training = compare("training", {name: partial(subject.train_step, batch) for name, subject in subjects.items()})
+    with ours.evaluation():
+        tests = {name: partial(subject.eval_batch, batch["img"]) for name, subject in subjects.items()}
+        return {"training": training, "evaluation": compare("evaluation", tests)}
+
+
+def work_of(ours: Ours, case: Case) -> floor.Work:
+    prompts = prompts_for(case.dataset, ours.dm.dataset.classnames)
+    lengths = (end_of_text(ours.backbone.tokenize(prompts)) + 1).tolist()
+    first = (ours.model.text_layers[0], ours.model.vision_layers[0])
+    shared = ours.model.classes.trunk.layout.shared
+    return floor.Work.of(ours.model.clip, first, lengths, case.batch, ours.settings.n_tokens, shared)
+
+
+def product_rows(work: floor.Work) -> dict[str, int]:
+    return {"text": sum(work.lengths), "vision": work.batch * (1 + work.patches + work.tokens)}
+
+
+def matrix_products(work: floor.Work, dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[], Any]]:
+    """Each tower's product of ``[rows, D]`` and ``[D, 4 D]``."""
+    products = {}
+    for tower, rows in product_rows(work).items():
+        width = getattr(work, tower).width
+        left, weight = (torch.randn(size, width, device=device).to(dtype) for size in (rows, 4 * width))
+        products[tower] = partial(torch.nn.functional.linear, left, weight)
+    return products
+
+
+def against_floor(times: dict[str, list[float]], fewest: floor.Counts, work: floor.Work) -> dict[str, Any]:
+    """Time of the fewest multiply-adds at the measured rate of matrix products, and how many times that ours takes."""
+    products = {tower: 4 * rows * getattr(work, tower).width ** 2 for tower, rows in product_rows(work).items()}
+    rates = {tower: count / statistics.median(times[tower]) for tower, count in products.items()}
+    least = sum(count / rates[tower] for tower, count in fewest.items())
+    return {
+        "multiply_adds_per_second": rates,
+        "seconds": least,
+        "ours_over_floor": statistics.median(times["ours"]) / least,
+    }
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+
+def run_case(case: Case, backbone: str, device: str, precision: str, repeats: int | None) -> dict[str, Any]:
+    where = (case, backbone, device, precision)
+    memory = {variant: measure.in_child(measure_memory, variant, *where) for variant in VARIANTS}
+    count = repeats or case.repeats
+    times = measure.in_child(measure_time, VARIANTS, *where, count)
+    if times is None:  # ours alone may fit
+        times = measure.in_child(measure_time, ["ours"], *where, count)
+    if all(memory.values()):
+        memory["ratio"] = memory["textbook"]["added"] / memory["ours"]["added"]
+    return {"classes": case.classes, "batch": case.batch, "longest": case.longest, "memory": memory, **(times or {})}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print("error: --device cuda, but PyTorch finds no CUDA device: use --device cpu", file=sys.stderr)
+        return 2
+    result = {
+        "benchmark": "step",
+        "method": "ANPrompt",
+        "backbone": args.backbone,
+        "device": args.device,
+        "precision": args.precision,
+        "command": "python -m benchmarks.step " + " ".join(sys.argv[1:] if argv is None else argv),
+        "machine": measure.machine(args.device),
+        "cases": [],
+    }
+    for name in tqdm(args.cases, desc="cases"):
+        case = run_case(CASES[name], args.backbone, args.device, args.precision, args.repeats)
+        result["cases"].append(case)
+        if args.output:  # whatever happens to the next case
+            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(step_table(result) if args.markdown else json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
