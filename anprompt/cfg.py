@@ -34,6 +34,8 @@ def add_shared_cfg(cfg: CfgNode) -> None:
             cfg.DATASET[key] = value
     if "PATH" not in cfg.MODEL.BACKBONE:
         cfg.MODEL.BACKBONE.PATH = ""  # weights file; empty: the usual places for MODEL.BACKBONE.NAME
+    if "TARGET_SETTINGS" not in cfg.TEST:
+        cfg.TEST.TARGET_SETTINGS = False  # let a test use other settings than its training, which the result then says
 
 
 def add_trainer_node(cfg: CfgNode, name: str) -> CfgNode:

@@ -46,6 +46,7 @@ class ResumableTrainer(TrainerX):
         """Where a run stands that has loaded nothing."""
         self.trained_on: dict[str, Any] | None = None  # data of a loaded checkpoint; None: the data at hand
         self.train_seconds = 0.0  # of the whole run, resumed or not
+        self.target_settings: dict[str, dict[str, Any]] = {}  # those that a test does not share with its training
         self.disposable: Path | None = None  # the rolling checkpoint that the next one supersedes
         self._rng_to_restore: Mapping[str, Any] | None = None
 
@@ -79,6 +80,23 @@ class ResumableTrainer(TrainerX):
 
     def restore_training_state(self, state: Mapping[str, Any], epoch: int) -> None:
         """Take back what :meth:`training_state` returned; ``epoch`` epochs are done."""
+
+    def setting_of_test(self, key: str, trained: Any, here: Any) -> Any:
+        """What a test uses: the training run's value, another one only where ``TEST.TARGET_SETTINGS`` is set.
+
+        Raises:
+            ValueError: ``here`` differs, and that was not asked for.
+        """
+        if here == trained:
+            return trained
+        require(
+            self.cfg.TEST.TARGET_SETTINGS,
+            f"{key} was {trained!r} in training and is {here!r} here. Settings chosen for the tested data flatter the "
+            "result: use the training's, or set TEST.TARGET_SETTINGS True, which the result then says",
+        )
+        self.target_settings[key] = {"trained": trained, "tested": here}
+        print(f"Chosen for this test: {key} {here} (trained with {trained})")
+        return here
 
     @staticmethod
     def key(cfg: CfgNode) -> str:
@@ -170,10 +188,25 @@ class ResumableTrainer(TrainerX):
     # ------------------------------------------------------------------ resuming and loading
 
     def before_train(self) -> None:
+        self.check_selection()
         super().before_train()  # resumes
         if self._rng_to_restore is not None:
             checkpoint.set_rng_state(self._rng_to_restore)
             self._rng_to_restore = None
+
+    def check_selection(self) -> None:
+        """Raise a ValueError if ``best_val`` would choose the model on images that the result is measured on."""
+        test, data = self.cfg.TEST, self.dm.dataset
+        if test.NO_TEST or test.FINAL_MODEL != "best_val":
+            return
+        choosing = data.val or data.test  # what Dassl falls back to
+        measured = choosing if test.SPLIT == "val" else data.test
+        shared = {item.impath for item in choosing} & {item.impath for item in measured}
+        require(
+            not shared,
+            f"TEST.FINAL_MODEL best_val would choose the model on {len(shared):,} images of {self.cfg.DATASET.NAME} "
+            f"that its result is measured on (TEST.SPLIT {test.SPLIT}): use TEST.FINAL_MODEL last_step",
+        )
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue from the newest checkpoint under ``directory``; the number of epochs already done, or 0."""

@@ -218,7 +218,8 @@ class PromptTrainer(ResumableTrainer):
     def print_heads(self, tally: Tally) -> None:
         # Written so that the family's log parsers, which look for "* accuracy: x%", do not take it for the result.
         shares = (f"{head} {100 * hits / max(tally.total, 1):.2f}" for head, hits in tally.correct().items())
-        print(f"Heads in per cent: {', '.join(shares)} (headline: {tally.headline})")
+        classes = f"{self.cfg.DATASET.SUBSAMPLE_CLASSES} classes of {self.cfg.DATASET.NAME}"
+        print(f"Heads in per cent: {', '.join(shares)} (headline: {tally.headline}; {classes})")
 
     def write_results(self, split: str, metrics: dict[str, float], tally: Tally, test_seconds: float) -> None:
         """Leave ``results.json`` in the output folder: the run is finished."""
@@ -245,6 +246,7 @@ class PromptTrainer(ResumableTrainer):
             },
             "trained_on": self.trained_on or self.data_identity(),
             "subset": subset_digest(self.dm.dataset.train_x, cfg.DATASET.ROOT) if cfg.DATASET.NUM_SHOTS >= 1 else None,
+            "target_settings": self.target_settings,
             "method_state": as_plain(self.method_state()),
             "versions": versions(),
             "config": as_plain(cfg),

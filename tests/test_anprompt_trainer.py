@@ -525,9 +525,47 @@ def test_another_dataset_keeps_the_beta_of_training(make_cfg, monkeypatch):
     trainer = start(make_cfg(classes="new", output="new"))
     trainer.load_model(cfg.OUTPUT_DIR, epoch=1)
     assert trainer.model.beta == 0.35
-    trainer = start(make_cfg("TRAINER.ANPROMPT.BETA", "0.5", classes="new", output="other"))
+
+
+@pytest.mark.parametrize(
+    ("key", "trained", "tested"),
+    [("BETA", 0.35, 0.5), ("HEAD.SEEN", "fused", "class"), ("HEAD.UNSEEN", "class", "fused")],
+)
+def test_settings_of_its_own_are_refused_at_a_test_unless_asked_for(make_cfg, tmp_path, capsys, key, trained, tested):
+    name = f"TRAINER.ANPROMPT.{key}"
+    cfg = make_cfg("OPTIM.MAX_EPOCH", "1", name, str(trained))
+    finish(cfg)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["target_settings"] == {}
+    other = (name, str(tested))
+    with pytest.raises(ValueError, match=f"{name} was {trained!r} in training and is {tested!r} here"):
+        start(make_cfg(*other, classes="new", output="refused")).load_model(cfg.OUTPUT_DIR, epoch=1)
+    trainer = start(make_cfg(*other, "TEST.TARGET_SETTINGS", "True", classes="new", output="new"))
     trainer.load_model(cfg.OUTPUT_DIR, epoch=1)
-    assert trainer.model.beta == 0.5
+    fewer_test_images(trainer).test()
+    assert f"Chosen for this test: {name} {tested} (trained with {trained})\n" in capsys.readouterr().out
+    result = json.loads((tmp_path / "new" / "results.json").read_text())
+    assert result["target_settings"] == {name: {"trained": trained, "tested": tested}}
+    assert trainer.model.beta == (tested if key == "BETA" else trainer.settings.beta)
+    assert trainer.headline() == (tested if key == "HEAD.UNSEEN" else "class")
+
+
+@pytest.mark.parametrize(("change", "split"), [("no validation set", "test"), ("the test set", "test"), ("", "val")])
+def test_a_model_is_not_chosen_on_the_images_of_its_result(make_cfg, change, split):
+    trainer = start(make_cfg("TEST.FINAL_MODEL", "best_val", "TEST.SPLIT", split))
+    data = trainer.dm.dataset
+    data._val = {"no validation set": [], "the test set": data.test}.get(change, data.val)  # ImageNet's: its test set
+    with pytest.raises(
+        ValueError, match="best_val would choose the model on .* images .*: use TEST.FINAL_MODEL last_step"
+    ):
+        trainer.train()
+
+
+def test_every_result_says_its_head_and_classes(make_cfg, tmp_path, capsys):
+    trainer = start(make_cfg(classes="new"))
+    fewer_test_images(trainer).test()
+    assert "(headline: fused; new classes of Shapes)\n" in capsys.readouterr().out
+    result = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (result["headline"], result["classes"]) == ("fused", "new")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "amp", "bf16"])

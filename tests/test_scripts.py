@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,6 +207,30 @@ def test_base2new_ends_with_base_new_and_harmonic_mean(finished):
     b, n = base["accuracy"], new["accuracy"]
     assert printed.splitlines()[-3].split() == ["base", "new", "HM"]
     assert printed.splitlines()[-1].split() == [f"{b:.2f}", f"{n:.2f}", f"{2 * b * n / (b + n):.2f}"]
+
+
+@pytest.mark.slow
+def test_new_classes_give_the_same_result_in_a_process_of_its_own(finished, shapes, tmp_path):
+    """The first half and the second shared a process."""
+    output, _ = finished
+    shutil.copytree(output / "base2new" / "train_base", tmp_path / "base2new" / "train_base")
+    done = run(shapes, tmp_path, "base2new_test.sh", "shapes", "1", *SHORT)
+    assert done.returncode == 0, done.stderr
+    shared, alone = (
+        json.loads((folder / "base2new" / "test_new" / TAIL / "results.json").read_text())
+        for folder in (output, tmp_path)
+    )
+    for result in (shared, alone):
+        del result["cost"], result["config"]["OUTPUT_DIR"]
+    assert shared == alone
+    logs = [(folder / "base2new" / "test_new" / TAIL / "log.txt").read_text() for folder in (output, tmp_path)]
+    first, second = (results_in(log) for log in logs)
+    assert first == second and "=> result" in first
+
+
+def results_in(log):
+    """What a run prints from the evaluation on."""
+    return log[log.index("Evaluate on the *test* set") :].splitlines()
 
 
 @pytest.mark.slow

@@ -311,7 +311,7 @@ def test_result_of_an_older_model_is_not_reused(run, probe, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ([], {"trainer": "anpromt"}, "unknown trainer 'anpromt': did you mean ANPrompt?"),
+        ([], {"trainer": "anpromt"}, "unknown trainer 'anpromt': did you mean ANPrompt"),
         ([], {"dataset": "Caltech"}, "unknown dataset 'Caltech': did you mean Caltech101?"),
         ([], {"trainer": ""}, "no trainer was named: use --trainer; known: "),
         (["OPTIM.LEARNING_RATE", "1"], {}, "unknown config key OPTIM.LEARNING_RATE: did you mean OPTIM."),
@@ -382,6 +382,37 @@ def test_an_error_is_the_last_line_of_the_log(run, monkeypatch, tmp_path):
     monkeypatch.setattr(train, "build_trainer", explode)
     run()
     assert (tmp_path / "out" / "log.txt").read_text().splitlines()[-1] == "error: loss term 'wa' is not finite"
+
+
+# ---------------------------------------------------------------------------------------------- several runs
+
+
+def test_runs_of_one_process_have_logs_of_their_own(run, probe, tmp_path):
+    console = sys.stdout
+    second = ["--dataset-config-file", str(tmp_path / "dataset.yaml"), "--trainer", "ANPrompt", "--output-dir", "two"]
+    status, _ = run("--seed", "1", "--then", *second, "--seed", "2", "--eval-only", "--model-dir", "out")
+    assert status == 0
+    assert probe.calls == ["build", "train", "build", ("load_model", "out", None), "test"]
+    first, second = ((tmp_path / name / "log.txt").read_text() for name in ("out", "two"))
+    assert "Setting fixed seed: 1\n" not in second and "* accuracy: 50.0%" in first
+    assert "seed: 1\n" in first and "seed: 2\n" in second and "seed: 2\n" not in first
+    assert sys.stdout is console
+
+
+def test_a_run_after_one_that_failed_does_not_start(run, probe, tmp_path, monkeypatch):
+    def explode(cfg):
+        raise ValueError("it broke")
+
+    monkeypatch.setattr(train, "build_trainer", explode)
+    status, error = run("--then", "--output-dir", "two")
+    assert status == 2 and error.count("error: ") == 1
+    assert not (tmp_path / "two").exists()
+
+
+def test_flags_of_all_runs_are_checked_before_the_first(run, probe):
+    with pytest.raises(SystemExit):
+        run("--then", "--sed", "1")
+    assert probe.calls == []
 
 
 # ---------------------------------------------------------------------------------------------- drop-in folders

@@ -54,6 +54,7 @@ PER_DATASET = {
     "UCF101": {"BETA": 0.9, "SIM_W": 3.0},
 }
 FALLBACK = {"BETA": 0.9, "SIM_W": 0.5}
+KEY = "TRAINER.ANPROMPT"
 
 CHOICES = {
     "VISION_ALIGNER": ("shared", "linear"),
@@ -330,11 +331,20 @@ class ANPrompt(InsertedTrainer):
         return super().required_settings() | self.own_settings(*keys.split())
 
     def method_state(self) -> dict[str, object]:
-        return {"beta": self.model.beta, "noise_source": self.noise_source, "noise_index": self.noise_index}
+        return {
+            "beta": self.model.beta,
+            "heads": list(self.headline_heads()),
+            "noise_source": self.noise_source,
+            "noise_index": self.noise_index,
+        }
 
     def restore_method_state(self, state: dict) -> None:
-        """The training run's beta holds on other datasets too, unless the command line names one."""
-        if self.cfg.TRAINER.ANPROMPT.BETA is None and self.model.beta != state["beta"]:
-            self.model.beta = state["beta"]
-            print(f"BETA {self.model.beta}, from the training run")
+        """BETA, which depends on the dataset, and the choice of heads were settled in training."""
+        node, trained = self.cfg.TRAINER.ANPROMPT, state["beta"]
+        if node.BETA is None and self.model.beta != trained:
+            print(f"BETA {trained}, from the training run")
+        self.model.beta = self.setting_of_test(f"{KEY}.BETA", trained, trained if node.BETA is None else node.BETA)
+        heads = zip(("HEAD.SEEN", "HEAD.UNSEEN"), state.get("heads", ()), self.headline_heads(), strict=False)
+        for key, head, here in heads:
+            self.setting_of_test(f"{KEY}.{key}", head, here)
         self.noise_index, self.noise_source = state["noise_index"], state["noise_source"]
