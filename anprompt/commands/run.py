@@ -159,17 +159,12 @@ def work(jobs: "list[Job]", executor: "Executor", repository: Path) -> int:
 
 def summary(schedule: "Schedule") -> int:
     """The table of the jobs that succeeded, then what failed; the exit status."""
-    from anprompt.commands.table import warn
     from anprompt.runner.schedule import failures
-    from anprompt.table import build_tables
-    from anprompt.table.core import Options
-    from anprompt.table.records import find_records
-    from anprompt.table.render import render
 
-    folders = [folder for one in schedule.of("done", "skipped") for folder in one.job.folders()]
-    if folders:
-        print()
-        print(render(build_tables(find_records(folders, warn), Options(warn)), "md"))
+    try:
+        print_table([folder for one in schedule.of("done", "skipped") for folder in one.job.folders()])
+    except (ValueError, OSError) as error:  # what failed is to be said in any case
+        print(f"error: no table: {error}", file=sys.stderr)
     for failure in failures(schedule):
         print(f"\nfailed: {'; '.join(failure.names)} ({failure.log})", file=sys.stderr)
         print(*(f"    {line}" for line in failure.lines), sep="\n", file=sys.stderr)
@@ -177,3 +172,16 @@ def summary(schedule: "Schedule") -> int:
     if not_run:
         print(f"\nnot run, for want of the training: {'; '.join(not_run)}", file=sys.stderr)
     return int(bool(schedule.of("failed", "not run")))
+
+
+def print_table(folders: list[Path]) -> None:
+    """Of the runs in these folders."""
+    from anprompt.commands.table import warn
+    from anprompt.table import build_tables
+    from anprompt.table.core import Options
+    from anprompt.table.records import find_records
+    from anprompt.table.render import render
+
+    if folders:
+        print()
+        print(render(build_tables(find_records(folders, warn), Options(warn)), "md"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anprompt.table.core import Cell, Options, Stat, Table, group, seeds_text, shots_text
+from anprompt.table.core import Cell, Options, Stat, Table, group, notes_of, seeds_text, shots_text
 from anprompt.table.records import Record
 
 PUBLISHED = Path(__file__).parent.parent / "assets" / "published.json"
@@ -38,6 +38,7 @@ class Outcome:
 
 def base_to_new(records: Iterable[Record], options: Options) -> Table:
     """Base, new and H of every trainer, YAML file, number of shots and dataset; averages where there are several."""
+    records = list(records)
     rows: list[list[Cell]] = []
     averaged: dict[str, str] = {}
     for (trainer, stem, shots), runs in group(records, lambda run: (run.trainer, run.stem, run.shots)).items():
@@ -53,7 +54,7 @@ def base_to_new(records: Iterable[Record], options: Options) -> Table:
         options.warn(f"averages over different data sets do not compare: {scopes}")
     header = ["trainer", "config", "shots", "data", "seeds", "base", "new", "H", *cost_header(options)]
     caption = f"Base to new: accuracy in per cent, mean ± {options.spread} over seeds. H: harmonic mean of each seed."
-    return with_published(Table(caption, header, rows), options)
+    return with_published(Table(caption, header, rows, notes_of(records)), options)
 
 
 def outcome(runs: Sequence[Record], options: Options) -> Outcome:

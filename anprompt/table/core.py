@@ -90,3 +90,23 @@ def average_of(stats: Sequence[Stat | None]) -> Stat | None:
     """Mean over datasets; None where one is missing."""
     known = [stat.mean for stat in stats if stat]
     return Stat(statistics.fmean(known)) if known and len(known) == len(stats) else None
+
+
+def notes_of(records: Iterable[Record]) -> list[str]:
+    """Below a table: the head behind every trainer's accuracies, and tests with settings of their own."""
+    heads: dict[str, set[tuple[str, str]]] = {}
+    settings: dict[str, None] = {}
+    for run in records:
+        place = run.protocol if run.protocol in ("source", "target") else f"{run.classes} classes"
+        if run.headline:
+            heads.setdefault(run.trainer, set()).add((place, run.headline))
+        for key, values in run.target_settings.items():
+            settings[f"{run.trainer} on {run.dataset}: {key} {values['tested']}, trained with {values['trained']}"] = (
+                None
+            )
+    by_trainer = "; ".join(
+        f"{trainer}: {', '.join(f'{head} ({place})' for place, head in sorted(heads[trainer]))}"
+        for trainer in sorted(heads, key=str.casefold)
+    )
+    notes = [f"Heads: {by_trainer}."] if heads else []
+    return notes + ([f"Settings chosen for the tested data: {'; '.join(settings)}."] if settings else [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from anprompt.table.checks import warn_of_seeds
-from anprompt.table.core import Cell, Options, Table, average_of, group, seeds_text, shots_text
+from anprompt.table.core import Cell, Options, Table, average_of, group, notes_of, seeds_text, shots_text
 from anprompt.table.records import Record
 
 VARIANTS_OF_IMAGENET = ("ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
@@ -37,7 +37,7 @@ def transfer(name: str, sources: Sequence[Record], targets: Sequence[Record], op
     header = ["trainer", "config", "shots", "seeds"]
     header += [f"source: {data}" if place == "source" else data for place, data in columns]
     caption = f"{name}: accuracy in per cent, mean ± {options.spread} over the seeds."
-    return Table(caption, [*header, "average of targets"], rows)
+    return Table(caption, [*header, "average of targets"], rows, notes_of([*sources, *targets]))
 
 
 def names(runs: Sequence[Record]) -> list[str]:

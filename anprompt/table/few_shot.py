@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from anprompt.table.checks import warn_of_seeds
-from anprompt.table.core import Cell, Options, Table, average_of, group, seeds_text, shots_text
+from anprompt.table.core import Cell, Options, Table, average_of, group, notes_of, seeds_text, shots_text
 from anprompt.table.records import Record
 
 
@@ -26,7 +26,7 @@ def few_shot(records: Sequence[Record], options: Options) -> Table:
             rows.append([trainer, configs(runs), f"average of {len(lines)}", None, *means])
     header = ["trainer", "config", "data", "seeds", *map(column_name, columns)]
     caption = f"Few-shot: accuracy in per cent by training images per class, mean ± {options.spread} over the seeds."
-    return Table(caption, header, rows)
+    return Table(caption, header, rows, notes_of(records))
 
 
 def column_name(shots: int) -> str:

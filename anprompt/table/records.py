@@ -32,6 +32,8 @@ class Record:
     peak_memory: int | None = None  # in bytes
     memory_of: str | None = None  # process or cuda
     subset: str | None = None  # digest of the training images
+    headline: str | None = None  # name of the head whose accuracy it is
+    target_settings: Mapping[str, Any] = field(default_factory=dict)  # that a test does not share with its training
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -108,6 +110,8 @@ def read_record(path: Path) -> Record:
         peak_memory=None if peak is None else int(peak),
         memory_of=cost.get("memory_of"),
         subset=text(content, "subset") if content.get("subset") else None,
+        headline=text(content, "headline") if content.get("headline") else None,
+        target_settings=mapping(content, "target_settings"),
         config=mapping(content, "config"),
     )
 

@@ -189,3 +189,18 @@ def test_every_protocol_has_its_own_table(base2new, write, table):
     write("imagenet/CoOp/ep50_16shots/seed1", 71.0, dataset="ImageNet")
     captions = [line.split(":")[0] for line in table()[1].splitlines() if line.startswith("**")]
     assert captions == ["**Base to new", "**Few-shot", "**Cross-dataset transfer"]
+
+
+# ---------------------------------------------------------------------------------------------- below the tables
+
+
+def test_tables_say_the_heads_and_the_settings_of_tests(write, table):
+    for classes, place, head in (("base", "train_base", "fused"), ("new", "test_new", "class")):
+        write(f"base2new/{place}/dtd/shots_16/MMRL/a/seed1", 50.0, trainer="MMRL", classes=classes, headline=head)
+    write("imagenet/CoOp/a_16shots/seed1", 70.0, dataset="ImageNet", headline="class")
+    changed = {"TRAINER.COOP.X": {"trained": 1, "tested": 2}}
+    write("evaluation/CoOp/a_16shots/dtd/seed1", 40.0, shots=-1, headline="class", target_settings=changed)
+    first, second = table()[1].split("**Cross-dataset")
+    assert "Heads: MMRL: fused (base classes), class (new classes)." in first.splitlines()
+    assert "Heads: CoOp: class (source), class (target)." in second.splitlines()
+    assert "Settings chosen for the tested data: CoOp on DTD: TRAINER.COOP.X 2, trained with 1." in second.splitlines()
