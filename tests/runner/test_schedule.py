@@ -185,3 +185,8 @@ def test_a_terminal_gets_a_table_that_is_taken_off_before_the_next(monkeypatch):
     assert drawings[0].splitlines()[1].split() == ["done", "running", "failed", "waiting", "time", "left"]
     assert drawings[0].splitlines()[3].split() == ["0", "2", "0", "0", "?"]
     assert all(len(line) < 60 for line in drawings[0].splitlines())
+    before = len(stream.getvalue())
+    screen.redraw()
+    screen.redraw()
+    one, two = stream.getvalue()[before:].split("\033[4A\033[J")  # nothing runs any more
+    assert one == two and "2        0         0          0" in one
