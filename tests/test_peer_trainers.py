@@ -479,7 +479,7 @@ def test_text_is_kept_during_an_evaluation_only(peer_cfg, monkeypatch, name):
 KEYS = {
     "dataset", "classes", "shots", "seed", "trainer", "split", "headline", "accuracy", "error_rate", "macro_f1",
     "calibration_error", "total", "correct", "heads", "per_class", "parameters", "cost", "trained_on", "subset",
-    "method_state", "versions", "config",
+    "target_settings", "method_state", "versions", "config",
 }  # fmt: skip
 
 
