@@ -96,6 +96,11 @@ class PromptTrainer(ResumableTrainer):
         if precision in PRECISION_NAMES:
             print(f"{self.key(cfg)}.PREC {precision} is taken as {PRECISION_NAMES[precision]}: learnables stay in fp32")
 
+    def __init__(self, cfg: CfgNode):
+        started = time.perf_counter()
+        super().__init__(cfg)
+        self.build_seconds = time.perf_counter() - started  # data set, weights, text
+
     def build_model(self) -> None:
         cfg = self.cfg
         self.backbone = load_clip(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
@@ -240,6 +245,7 @@ class PromptTrainer(ResumableTrainer):
             "per_class": tally.per_class(self.dm.dataset.classnames),
             "parameters": self.learnable_count,
             "cost": {
+                "build_seconds": self.build_seconds,
                 "train_seconds": self.train_seconds,
                 "test_seconds": test_seconds,
                 **peak_memory(self.device),

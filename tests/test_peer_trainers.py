@@ -500,7 +500,9 @@ def test_results_file(peer_cfg, tmp_path, name):
     assert sum(row["correct"] for row in results["per_class"]) == results["correct"]
     assert [row["class"] for row in results["per_class"]] == trainer.dm.dataset.classnames
     assert results["parameters"] == sum(parameter.numel() for parameter in trainer.model.learner.parameters())
-    assert set(results["cost"]) == {"train_seconds", "test_seconds", "peak_memory_bytes", "memory_of"}
+    phases = {"build_seconds", "train_seconds", "test_seconds"}
+    assert set(results["cost"]) == phases | {"peak_memory_bytes", "memory_of"}
+    assert results["cost"]["build_seconds"] > 0
     assert (results["cost"]["train_seconds"] > 0) == (name in PEERS) and results["cost"]["test_seconds"] > 0
     assert 0 <= results["calibration_error"] <= 100
     assert results["trainer"] == name and results["config"]["TRAINER"]["NAME"] == name
