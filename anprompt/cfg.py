@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ CIRCUMSTANCES = (
     "USE_CUDA", "VERBOSE",
 )  # fmt: skip
 DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
+WHOLE = re.compile(r"[+-]?\d+")
 
 
 DATASET_KEYS = {
@@ -59,7 +61,7 @@ def require_number(key: str, value: Any, low: float, high: float = math.inf) -> 
 
 
 def merge_file(cfg: CfgNode, path: str) -> None:
-    """``cfg.merge_from_file`` for users.
+    """``cfg.merge_from_file`` for users; a whole number is taken where the config has a float.
 
     Raises:
         FileNotFoundError: names the YAML files of that folder that come close.
@@ -70,7 +72,10 @@ def merge_file(cfg: CfgNode, path: str) -> None:
         there = [other.stem for other in file.parent.glob("*.yaml")]
         raise FileNotFoundError(f"no config file {path}; in {file.parent}: {suggest(file.stem, there)}")
     try:
-        cfg.merge_from_file(path)
+        with file.open(encoding="utf-8") as stream:
+            given = cfg.load_cfg(stream)
+        _widen(given, cfg)
+        cfg.merge_from_other_cfg(given)
     except KeyError as error:
         raise ValueError(f"{path}: {unknown_key(_named_key(error), cfg)}") from error
     except (ValueError, AttributeError, AssertionError, yaml.YAMLError) as error:
@@ -78,7 +83,7 @@ def merge_file(cfg: CfgNode, path: str) -> None:
 
 
 def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
-    """``cfg.merge_from_list`` for users: ``KEY VALUE`` pairs, as typed after all flags.
+    """``cfg.merge_from_list`` for users: ``KEY VALUE`` pairs, as typed after all flags; whole numbers as in files.
 
     Raises:
         ValueError: an odd number of words, an unknown key (names close ones), or a value of another type.
@@ -91,11 +96,21 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key not in dict(leaves(cfg)):
             raise ValueError(unknown_key(key, cfg))
+        old = dict(leaves(cfg))[key]
         try:
-            cfg.merge_from_list([key, value])
+            cfg.merge_from_list([key, f"{value}.0" if isinstance(old, float) and WHOLE.fullmatch(value) else value])
         except ValueError as error:
-            old = dict(leaves(cfg))[key]
             raise ValueError(f"{key} takes a {type(old).__name__}, such as {old!r}, got {value!r}") from error
+
+
+def _widen(given: CfgNode, cfg: CfgNode) -> None:
+    """Turn whole numbers into floats where ``cfg`` has floats: the family's files say ``GPA_MEAN: 15``."""
+    for key, value in given.items():
+        old = cfg.get(key)
+        if isinstance(value, CfgNode) and isinstance(old, CfgNode):
+            _widen(value, old)
+        elif type(value) is int and isinstance(old, float):
+            given[key] = float(value)
 
 
 def unknown_key(key: str, cfg: CfgNode) -> str:
