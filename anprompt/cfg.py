@@ -69,16 +69,17 @@ def merge_file(cfg: CfgNode, path: str) -> None:
     """
     file = Path(path)
     if not file.is_file():
-        there = [other.stem for other in file.parent.glob("*.yaml")]
-        raise FileNotFoundError(f"no config file {path}; in {file.parent}: {suggest(file.stem, there)}")
+        raise FileNotFoundError(f"no config file {path}; {_near(file)}")
     try:
         with file.open(encoding="utf-8") as stream:
-            given = cfg.load_cfg(stream)
+            given = cfg.load_cfg(stream)  # an AttributeError where there are no keys
         _widen(given, cfg)
         cfg.merge_from_other_cfg(given)
     except KeyError as error:
         raise ValueError(f"{path}: {unknown_key(_named_key(error), cfg)}") from error
-    except (ValueError, AttributeError, AssertionError, yaml.YAMLError) as error:
+    except AttributeError as error:
+        raise ValueError(f"{path}: expected YAML keys such as OPTIM: with values below them") from error
+    except (ValueError, AssertionError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
@@ -101,6 +102,14 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
             cfg.merge_from_list([key, f"{value}.0" if isinstance(old, float) and WHOLE.fullmatch(value) else value])
         except ValueError as error:
             raise ValueError(f"{key} takes a {type(old).__name__}, such as {old!r}, got {value!r}") from error
+
+
+def _near(file: Path) -> str:
+    """What is there in place of ``file``; where its folder is missing, the folders beside it: those of trainers."""
+    folder, near = file.parent, file.parent.parent
+    if folder.is_dir() or not near.is_dir():
+        return f"in {folder}: {suggest(file.stem, [other.stem for other in folder.glob('*.yaml')])}"
+    return f"folders in {near}: {suggest(folder.name, [other.name for other in near.iterdir() if other.is_dir()])}"
 
 
 def _widen(given: CfgNode, cfg: CfgNode) -> None:

@@ -360,6 +360,7 @@ def test_mistake_gets_one_line_and_status_2(run, probe, arguments, options, mess
         ("OPTIM:\n  LR: true\n", "{path}/vitb16.yaml: Type mismatch"),
         ("OPTIM: [\n", "{path}/vitb16.yaml: while parsing"),
         ("just words", "{path}/vitb16.yaml: "),
+        ("- OPTIM\n", "{path}/vitb16.yaml: expected YAML keys such as OPTIM: with values"),
     ],
 )
 def test_config_file_mistakes(run, tmp_path, content, message):
@@ -372,6 +373,12 @@ def test_config_file_mistakes(run, tmp_path, content, message):
     assert status == 2
     assert error.startswith("error: " + message.format(path=folder))
     assert error.count("\n") == 1
+
+
+def test_a_missing_folder_of_configs_is_answered_with_those_beside_it(run, tmp_path):
+    (tmp_path / "CoOp").mkdir()
+    status, error = run("--config-file", str(tmp_path / "CoOpp" / "tiny.yaml"))
+    assert status == 2 and f"folders in {tmp_path}: did you mean CoOp?" in error
 
 
 def test_traceback_on_request(run, monkeypatch):
