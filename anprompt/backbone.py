@@ -50,6 +50,12 @@ OPENAI_ARCHS = {
 # Entries of OpenAI's files that are not weights
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
+# Settings of open_clip that change the words' ids, or what a block computes
+_OTHER_TOKENIZER = ("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs")
+_OTHER_BLOCKS = (
+    "block_type", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc",
+)  # fmt: skip
+
 _SHOWN = 5  # differences that a message lists
 
 
@@ -234,11 +240,14 @@ def _obstacle(config: dict[str, Any]) -> str:
         "its image tower pools by attention": bool(vision.get("attentional_pool")),
         "its image tower does not pool at the class token": vision.get("pool_type", "tok") != "tok",
         "its text tower comes from Hugging Face": "hf_model_name" in text,
-        "its text tower needs another tokenizer than CLIP's": "hf_tokenizer_name" in text,
+        "its text tower needs another tokenizer than CLIP's": any(text.get(key) for key in _OTHER_TOKENIZER),
         "its text tower is not causal": text.get("no_causal_mask", False),
         "its text tower does not pool at the end token": text.get("embed_cls", False)
         or text.get("pool_type", "argmax") != "argmax",
         "its text tower has no projection": text.get("proj_type", "linear") == "none",
+        "its blocks are not CLIP's": any(
+            tower.get(key) not in (None, False, "default") for tower in (vision, text) for key in _OTHER_BLOCKS
+        ),
         "it is not CLIP's pair of towers": config.get("custom_text", False) or "multimodal_cfg" in config,
     }
     return next((reason for reason, applies in obstacles.items() if applies), "")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ CIRCUMSTANCES = (
     "USE_CUDA", "VERBOSE",
 )  # fmt: skip
 DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
+WHOLE = re.compile(r"[+-]?\d+")
 
 
 DATASET_KEYS = {
@@ -59,7 +61,7 @@ def require_number(key: str, value: Any, low: float, high: float = math.inf) -> 
 
 
 def merge_file(cfg: CfgNode, path: str) -> None:
-    """``cfg.merge_from_file`` for users.
+    """``cfg.merge_from_file`` for users; a whole number is taken where the config has a float.
 
     Raises:
         FileNotFoundError: names the YAML files of that folder that come close.
@@ -67,18 +69,22 @@ def merge_file(cfg: CfgNode, path: str) -> None:
     """
     file = Path(path)
     if not file.is_file():
-        there = [other.stem for other in file.parent.glob("*.yaml")]
-        raise FileNotFoundError(f"no config file {path}; in {file.parent}: {suggest(file.stem, there)}")
+        raise FileNotFoundError(f"no config file {path}; {_near(file)}")
     try:
-        cfg.merge_from_file(path)
+        with file.open(encoding="utf-8") as stream:
+            given = cfg.load_cfg(stream)  # an AttributeError where there are no keys
+        _widen(given, cfg)
+        cfg.merge_from_other_cfg(given)
     except KeyError as error:
         raise ValueError(f"{path}: {unknown_key(_named_key(error), cfg)}") from error
-    except (ValueError, AttributeError, AssertionError, yaml.YAMLError) as error:
+    except AttributeError as error:
+        raise ValueError(f"{path}: expected YAML keys such as OPTIM: with values below them") from error
+    except (ValueError, AssertionError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
-    """``cfg.merge_from_list`` for users: ``KEY VALUE`` pairs, as typed after all flags.
+    """``cfg.merge_from_list`` for users: ``KEY VALUE`` pairs, as typed after all flags; whole numbers as in files.
 
     Raises:
         ValueError: an odd number of words, an unknown key (names close ones), or a value of another type.
@@ -91,11 +97,29 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key not in dict(leaves(cfg)):
             raise ValueError(unknown_key(key, cfg))
+        old = dict(leaves(cfg))[key]
         try:
-            cfg.merge_from_list([key, value])
+            cfg.merge_from_list([key, f"{value}.0" if isinstance(old, float) and WHOLE.fullmatch(value) else value])
         except ValueError as error:
-            old = dict(leaves(cfg))[key]
             raise ValueError(f"{key} takes a {type(old).__name__}, such as {old!r}, got {value!r}") from error
+
+
+def _near(file: Path) -> str:
+    """What is there in place of ``file``; where its folder is missing, the folders beside it: those of trainers."""
+    folder, near = file.parent, file.parent.parent
+    if folder.is_dir() or not near.is_dir():
+        return f"in {folder}: {suggest(file.stem, [other.stem for other in folder.glob('*.yaml')])}"
+    return f"folders in {near}: {suggest(folder.name, [other.name for other in near.iterdir() if other.is_dir()])}"
+
+
+def _widen(given: CfgNode, cfg: CfgNode) -> None:
+    """Turn whole numbers into floats where ``cfg`` has floats: the family's files say ``GPA_MEAN: 15``."""
+    for key, value in given.items():
+        old = cfg.get(key)
+        if isinstance(value, CfgNode) and isinstance(old, CfgNode):
+            _widen(value, old)
+        elif type(value) is int and isinstance(old, float):
+            given[key] = float(value)
 
 
 def unknown_key(key: str, cfg: CfgNode) -> str:

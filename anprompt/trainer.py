@@ -82,10 +82,7 @@ class PromptTrainer(ResumableTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Find mistakes before data and weights are read."""
-        find_weights(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
-        require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
-        template_for(cfg.DATASET.NAME, cfg.DATASET.TEMPLATE)
-        require_known("TEST.SPLIT", cfg.TEST.SPLIT, ("val", "test"))
+        self.check_test_cfg(cfg)
         require_known("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val"))
         require(cfg.OPTIM.MAX_EPOCH >= 1, f"OPTIM.MAX_EPOCH: expected at least 1, got {cfg.OPTIM.MAX_EPOCH}")
         precision = self.node(cfg).PREC
@@ -95,6 +92,14 @@ class PromptTrainer(ResumableTrainer):
         )
         if precision in PRECISION_NAMES:
             print(f"{self.key(cfg)}.PREC {precision} is taken as {PRECISION_NAMES[precision]}: learnables stay in fp32")
+
+    @staticmethod
+    def check_test_cfg(cfg: CfgNode) -> None:
+        """Those in what a test needs, training or not."""
+        find_weights(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
+        require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
+        template_for(cfg.DATASET.NAME, cfg.DATASET.TEMPLATE)
+        require_known("TEST.SPLIT", cfg.TEST.SPLIT, ("val", "test"))
 
     def __init__(self, cfg: CfgNode):
         started = time.perf_counter()

@@ -363,6 +363,10 @@ def test_architectures_that_the_encoders_cannot_run_are_refused(name, reason):
     ("part", "setting", "reason"),
     [
         ("text_cfg", {"hf_tokenizer_name": "google/mt5-base"}, "another tokenizer"),
+        ("text_cfg", {"tokenizer_kwargs": {"clean": "canonicalize"}}, "another tokenizer"),
+        ("text_cfg", {"qk_norm": True}, "blocks are not CLIP's"),
+        ("vision_cfg", {"block_type": "custom"}, "blocks are not CLIP's"),
+        ("vision_cfg", {"scale_fc": True}, "blocks are not CLIP's"),
         ("text_cfg", {"no_causal_mask": True}, "not causal"),
         ("text_cfg", {"pool_type": "last"}, "end token"),
         ("text_cfg", {"embed_cls": True}, "end token"),

@@ -374,6 +374,7 @@ def test_a_checkpoint_of_another_method_is_refused(peer_cfg):
         ("PromptSRC", "GPA_STD", "0.0", "GPA_STD: expected a number in"),
         ("MMRL", "N_REP_TOKENS", "0", "N_REP_TOKENS: expected a number in 1"),
         ("MMRL", "REP_DIM", "0", "REP_DIM: expected a number in 1"),
+        ("MMRL", "REP_DIM", "12.5", "REP_DIM: expected a whole number, got 12.5"),
         ("MMRL", "REG_WEIGHT", "-1.0", "REG_WEIGHT: expected a number in 0"),
         ("MMRL", "ALPHA", "1.5", "ALPHA: expected a number in 0..1, got 1.5"),
         ("MMRL", "REP_LAYERS", "[3, 4]", "REP_LAYERS: expected contiguous layers up to the last of the 6"),
@@ -383,6 +384,23 @@ def test_config_mistakes_are_refused_before_weights_are_read(peer_cfg, monkeypat
     monkeypatch.setattr("anprompt.trainer.load_clip", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(ValueError, match=message):
         start(peer_cfg(name, f"TRAINER.{name.upper()}.{option}", value))
+
+
+@pytest.mark.parametrize("name", [*PEERS, *ZERO_SHOT])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("TEST.SPLIT", "tets", "TEST.SPLIT 'tets': did you mean test"),
+        ("DATASET.TEMPLATE", "a photo", "DATASET.TEMPLATE is 'a photo': expected one {}"),
+        ("INPUT.INTERPOLATION", "bicubi", "INPUT.INTERPOLATION 'bicubi': did you mean bicubic"),
+    ],
+)
+def test_mistakes_in_what_a_test_needs_are_refused_before_weights_are_read(
+    peer_cfg, monkeypatch, name, key, value, message
+):
+    monkeypatch.setattr("anprompt.trainer.load_clip", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(ValueError, match=message):
+        start(peer_cfg(name, key, value))
 
 
 @every_peer
@@ -440,7 +458,6 @@ def test_configs_at_vit_b16_size_have_the_published_number_of_learnables(vit_b16
     cfg.merge_from_file(str(REPOSITORY / f"configs/trainers/{name}/{config}.yaml"))
     cfg.merge_from_list(["TRAINER.NAME", name, "DATASET.NAME", "Caltech101"])
     monkeypatch.setattr("anprompt.trainer.find_weights", lambda *_: None)
-    monkeypatch.setattr("trainers.zsclip.find_weights", lambda *_: None)
     kind = TRAINER_REGISTRY.get(name)
     trainer = kind.__new__(kind)
     trainer.cfg, trainer.device, trainer.backbone = cfg, torch.device("cpu"), vit_b16

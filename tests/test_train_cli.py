@@ -305,6 +305,17 @@ def test_result_of_an_older_model_is_not_reused(run, probe, tmp_path):
     assert probe.calls[-1] == "test"
 
 
+# ---------------------------------------------------------------------------------------------- whole numbers
+
+
+def test_a_whole_number_is_taken_for_a_float(run, probe, tmp_path):
+    """The family's files say ``GPA_MEAN: 15``, and yacs would refuse it."""
+    (tmp_path / "whole.yaml").write_text("OPTIM:\n  LR: 1\nTRAINER:\n  PROMPTSRC:\n    GPA_MEAN: 15\n")
+    assert run("--config-file", str(tmp_path / "whole.yaml"), "OPTIM.WEIGHT_DECAY", "-2")[0] == 0
+    values = (probe.cfg.OPTIM.LR, probe.cfg.TRAINER.PROMPTSRC.GPA_MEAN, probe.cfg.OPTIM.WEIGHT_DECAY)
+    assert values == (1.0, 15.0, -2.0) and all(isinstance(value, float) for value in values)
+
+
 # ---------------------------------------------------------------------------------------------- mistakes
 
 
@@ -321,7 +332,9 @@ def test_result_of_an_older_model_is_not_reused(run, probe, tmp_path):
             "unknown config key TRAINER.ANPROMPT.NTOKENS: did you mean TRAINER.ANPROMPT.N_T",
         ),
         (["TRAINER.ANPROMT.N_TOKENS", "4"], {}, "no trainer declares the config node TRAINER.ANPROMT: did you mean A"),
-        (["OPTIM.LR", "1"], {}, "OPTIM.LR takes a float, such as 0.0003, got '1'"),
+        (["OPTIM.LR", "fast"], {}, "OPTIM.LR takes a float, such as 0.0003, got 'fast'"),
+        (["OPTIM.LR", "True"], {}, "OPTIM.LR takes a float, such as 0.0003, got 'True'"),
+        (["OPTIM.MAX_EPOCH", "1.0"], {}, "OPTIM.MAX_EPOCH takes a int, such as 10, got '1.0'"),
         (["SEED.X", "1"], {}, "unknown config key SEED.X"),
         (["OPTIM.LR"], {}, "config overrides are pairs of KEY VALUE, got 1 words: OPTIM.LR"),
         (["OPTIM.LR", "0.1", "--seed", "1"], {}, "--seed comes after the first config override"),
@@ -344,9 +357,10 @@ def test_mistake_gets_one_line_and_status_2(run, probe, arguments, options, mess
             "TRAINER:\n  COPROMPT:\n    X: 1\n",
             "{path}/vitb16.yaml: no trainer declares the config node TRAINER.COPROMPT",
         ),
-        ("OPTIM:\n  LR: 1\n", "{path}/vitb16.yaml: Type mismatch"),
+        ("OPTIM:\n  LR: true\n", "{path}/vitb16.yaml: Type mismatch"),
         ("OPTIM: [\n", "{path}/vitb16.yaml: while parsing"),
         ("just words", "{path}/vitb16.yaml: "),
+        ("- OPTIM\n", "{path}/vitb16.yaml: expected YAML keys such as OPTIM: with values"),
     ],
 )
 def test_config_file_mistakes(run, tmp_path, content, message):
@@ -359,6 +373,12 @@ def test_config_file_mistakes(run, tmp_path, content, message):
     assert status == 2
     assert error.startswith("error: " + message.format(path=folder))
     assert error.count("\n") == 1
+
+
+def test_a_missing_folder_of_configs_is_answered_with_those_beside_it(run, tmp_path):
+    (tmp_path / "CoOp").mkdir()
+    status, error = run("--config-file", str(tmp_path / "CoOpp" / "tiny.yaml"))
+    assert status == 2 and f"folders in {tmp_path}: did you mean CoOp?" in error
 
 
 def test_traceback_on_request(run, monkeypatch):

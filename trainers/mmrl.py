@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from anprompt.backbone import Backbone
-from anprompt.cfg import add_trainer_node, require_number
+from anprompt.cfg import add_trainer_node, require, require_number
 from anprompt.inserted import InsertedCLIP, InsertedTrainer, LinearAligner, PrototypeProjection, check_layers
 from anprompt.losses import head_cross_entropy, similarity_loss
 from anprompt.prompted import random_prompts
@@ -87,6 +87,7 @@ class MMRL(InsertedTrainer):
         for key, low in (("REP_DIM", 1), ("REG_WEIGHT", 0)):
             if node[key] is not None:
                 require_number(f"TRAINER.MMRL.{key}", node[key], low, math.inf)
+        require(isinstance(node.REP_DIM, int | None), f"{REP_DIM_KEY}: expected a whole number, got {node.REP_DIM}")
         check_layers("TRAINER.MMRL.REP_LAYERS", list(node.REP_LAYERS), cfg.MODEL.BACKBONE.NAME)
 
     def build_prompted_model(self, backbone: Backbone) -> InsertedCLIP:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from anprompt.backbone import Backbone, find_weights
+from anprompt.backbone import Backbone
 from anprompt.prompted import PromptedCLIP, unit
 from anprompt.templates import class_text, ensemble_for, template_for
 from anprompt.trainer import PromptTrainer
@@ -32,8 +32,8 @@ class ZeroshotCLIP(PromptTrainer):
     """Evaluates CLIP as it is; ``--eval-only`` or not makes no difference."""
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        """Nothing to check but the weights: there are no settings."""
-        find_weights(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
+        """There are no settings of its own, and none of training matters."""
+        self.check_test_cfg(cfg)
 
     def precision(self) -> str:
         return "fp32"
