@@ -286,6 +286,16 @@ def test_class_specific_contexts_are_refused_on_other_classes(peer_cfg):
         other.load_model(cfg.OUTPUT_DIR, epoch=1)
 
 
+def test_class_specific_contexts_serve_other_images_of_the_same_classes(peer_cfg, monkeypatch):
+    """ImageNet's, say, those of ImageNetV2."""
+    cfg = peer_cfg("CoOp", "TRAINER.COOP.CSC", "True")
+    saved = save_untrained(cfg)
+    other = start(peer_cfg("CoOp", "TRAINER.COOP.CSC", "True", output="other"))
+    monkeypatch.setattr(other, "data_identity", lambda: {**saved.data_identity(), "dataset": "ShapesV2"})
+    other.load_model(cfg.OUTPUT_DIR, epoch=1)
+    assert_equal(weights(saved), weights(other))
+
+
 def test_class_specific_contexts_start_apart_unless_from_words(peer_cfg):
     own = ("TRAINER.COOP.CSC", "True")
     words = start(peer_cfg("CoOp", *own)).model.learner.ctx

@@ -61,7 +61,7 @@ class CoOp(PromptTrainer):
 
     def check_classes(self, trained_on: dict[str, Any]) -> None:
         require(
-            not self.cfg.TRAINER.COOP.CSC or trained_on == self.data_identity(),
+            not self.cfg.TRAINER.COOP.CSC or trained_on["classnames"] == self.data_identity()["classnames"],
             f"class-specific contexts exist for {describe(trained_on)} only, not for {describe(self.data_identity())}: "
             "train with TRAINER.COOP.CSC False to test on other classes",
         )
