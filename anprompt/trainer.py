@@ -113,7 +113,6 @@ class PromptTrainer(ResumableTrainer):
         self.backbone.model.to(self.device)
         self.model = self.build_prompted_model(self.backbone).to(self.device)
         self.start_from_scratch()
-        self.learnable_count = sum(weight.numel() for weight in self.model.learner.parameters() if weight.requires_grad)
         print(f"# learnable parameters: {self.learnable_count:,}")
         if not self.learnable_count:
             return
@@ -121,6 +120,11 @@ class PromptTrainer(ResumableTrainer):
         self.optim = build_optimizer(self.model.learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(LEARNER, self.model.learner, self.optim, self.sched)
+
+    @property
+    def learnable_count(self) -> int:
+        """Of the learner at hand: a checkpoint may have brought one of another size (MMRL)."""
+        return sum(weight.numel() for weight in self.model.learner.parameters() if weight.requires_grad)
 
     def check_images(self) -> None:
         """Images must have the size and the normalisation that the backbone was trained with."""

@@ -274,6 +274,7 @@ def test_width_of_mmrl_on_other_data_is_that_of_the_training_run(peer_cfg, monke
     other.load_model(cfg.OUTPUT_DIR, epoch=1)
     assert_equal(weights(trained), weights(other))
     assert other.required_settings()["TRAINER.MMRL.REP_DIM"] == 512
+    assert other.learnable_count == trained.learnable_count  # what results.json tells
 
 
 def test_class_specific_contexts_are_refused_on_other_classes(peer_cfg):
