@@ -21,6 +21,7 @@ if [[ "$dataset" == shapes ]]; then stems="${CFG:-tiny}"; fi
 for ((i = 1; i <= $#; i += 2)); do
     [[ "${!i}" == OPTIM.* ]] || fail "'${!i}' is no key of all trainers: only OPTIM.* pairs may follow the dataset"
 done
+(($# % 2 == 0)) || fail "'${!#}' has no value: KEY VALUE pairs may follow the dataset"
 for seed in "${seeds[@]}"; do need_seed "$seed" 'SEEDS="1 2 3" bash scripts/compare.sh DATASET'; done
 [[ -f "$REPO/configs/datasets/$dataset.yaml" ]] || fail "no data set '$dataset' in configs/datasets"
 need_data "$dataset"

@@ -105,6 +105,7 @@ def test_a_table_that_fails_is_a_failure(call, repo):
         (["shapes"], {"TRAINERS": "Later"}, "no YAML file for shapes in configs/trainers/Later"),
         (["shapes"], {"SEEDS": "1 two"}, "the seed must be a number, got 'two'"),
         (["shapes"], {"CFG": "none"}, r"no trainer has a YAML file for shapes \(CFG=none\)"),
+        (["shapes", "OPTIM.LR", "1.0", "OPTIM.MAX_EPOCH"], {}, "'OPTIM.MAX_EPOCH' has no value"),
         (["shapes", "TRAINER.COOP.N_CTX", "4"], {}, "'TRAINER.COOP.N_CTX' is no key of all trainers"),
         (["shapez"], {}, "no data set 'shapez' in configs/datasets"),
         (["eurosat"], {}, "DATA is not set"),

@@ -104,6 +104,8 @@ def request_of(args: argparse.Namespace) -> "Request":
         raise ValueError(f"--jobs: expected at least 1, got {args.jobs}")
     if min([*args.seeds, *args.shots]) < 0:
         raise ValueError("--seeds and --shots: expected no negative number")
+    if len(args.opts) % 2:
+        raise ValueError(f"--opts takes pairs of KEY VALUE, got {len(args.opts)} words: {' '.join(args.opts)}")
     root = Path(args.root).expanduser().absolute() if args.root else None
     if root and not root.is_dir() and args.datasets != ["shapes"]:
         raise FileNotFoundError(f"no folder {root}: --root is the folder that holds the datasets")

@@ -91,6 +91,7 @@ def test_all_trainers_but_those_that_learn_nothing(dry):
         (["--protocol", "few_shot", "--trainers", "ZeroshotCLIP"], "ZeroshotCLIP learns nothing"),
         (["--protocol", "base2new", "--shots", "1", "2"], "base2new takes one number of --shots, got 2"),
         (["--protocol", "base2new", "--executor", "slrm"], "unknown executor 'slrm': did you mean slurm?"),
+        (["--protocol", "base2new", "--opts", "OPTIM.LR"], "--opts takes pairs of KEY VALUE, got 1 words: OPTIM.LR"),
         (["--protocol", "base2new", "--jobs", "0"], "--jobs: expected at least 1, got 0"),
         (["--protocol", "base2new", "--root", "/nowhere"], "no folder /nowhere: --root is the folder"),
         (["--protocol", "base2new", "--root", ""], "which folder holds the datasets"),
