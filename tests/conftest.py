@@ -1,5 +1,7 @@
 """Shared fixtures: a small random CLIP in double precision, the oracle of the same weights, and quick real runs."""
 
+import signal
+
 import open_clip
 import pytest
 import torch
@@ -8,6 +10,10 @@ import anprompt  # noqa: F401  makes `import dassl` work
 from tests.oracle import Oracle
 from tests.runs import run_cfg
 from tests.stand_in import caller
+
+# A shell lets what it starts in the background ignore Ctrl-C, and children inherit that: some tests interrupt theirs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORDS = 49408  # CLIP's vocabulary
 CONTEXT = 77

@@ -64,8 +64,6 @@ def test_three_datasets_and_two_seeds(data, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A shell lets what it runs in the background ignore Ctrl-C; the tests may be run that way.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     interrupted = start()
