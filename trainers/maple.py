@@ -51,7 +51,8 @@ class CoupledLearner(nn.Module):
     def vision_tokens(self) -> dict[int, Tensor]:
         """Layer -> ``[K, D_vision]``."""
         maps = [self.proj, *self.compound_prompt_projections]
-        return {layer: project(self.text_tokens()[layer]) for layer, project in enumerate(maps, start=1)}
+        tokens = self.text_tokens().items()
+        return {layer: project(rows) for project, (layer, rows) in zip(maps, tokens, strict=True)}
 
 
 @TRAINER_REGISTRY.register()
