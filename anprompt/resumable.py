@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 from yacs.config import CfgNode
 
 from anprompt import checkpoint
@@ -47,6 +48,7 @@ class ResumableTrainer(TrainerX):
         self.trained_on: dict[str, Any] | None = None  # data of a loaded checkpoint; None: the data at hand
         self.train_seconds = 0.0  # of the whole run, resumed or not
         self.target_settings: dict[str, dict[str, Any]] = {}  # those that a test does not share with its training
+        self.unchecked: dict[int, Tensor] = {}  # batch -> its loss terms, not yet known to be finite
         self.disposable: Path | None = None  # the rolling checkpoint that the next one supersedes
         self._rng_to_restore: Mapping[str, Any] | None = None
 
@@ -135,12 +137,12 @@ class ResumableTrainer(TrainerX):
         state = self.model.learner.state_dict()
         broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
         if broken:
-            self.fail_on_numbers("learnables are", broken)
+            self.fail_on_numbers("learnables are", broken, self.batch_idx)
 
-    def fail_on_numbers(self, subject: str, names: list[str]) -> NoReturn:
+    def fail_on_numbers(self, subject: str, names: list[str], batch: int) -> NoReturn:
         last = checkpoint.read_pointer(Path(self.output_dir) / LEARNER)
         raise FloatingPointError(
-            f"{subject} not finite in epoch {self.epoch + 1}, batch {self.batch_idx + 1}: {', '.join(names)}. "
+            f"{subject} not finite in epoch {self.epoch + 1}, batch {batch + 1}: {', '.join(names)}. "
             f"The last good checkpoint is kept: {last or 'none yet'}. Lower OPTIM.LR, or use PREC fp32 or bf16."
         )
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -148,37 +148,52 @@ class PromptTrainer(ResumableTrainer):
     def parse_batch_train(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
-    def forward_backward(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """One step: loss terms, backward through the learnables, update; the schedule moves at the epoch's end."""
+    def forward_backward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """One step: loss terms, backward through the learnables, update; the schedule moves at the epoch's end.
+
+        The numbers to report stay on the device: fetching them would make the host wait for it in every step.
+        """
         images, labels = self.parse_batch_train(batch)
         with self.autocast():
             terms, logits = self.loss_terms(images, labels)
-        values = self.finite_values(terms)
+        loss = torch.stack(list(terms.values())).sum()
         self.optim.zero_grad()
-        self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
+        self.scaler.scale(loss).backward()
         self.scaler.step(self.optim)
         self.scaler.update()
+        accuracy = compute_accuracy(logits, labels)[0].squeeze()
+        numbers = torch.stack([loss, *terms.values(), accuracy]).detach()
+        self.check_terms(list(terms), numbers[1:-1])
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        return {"loss": sum(values.values()), **values, "acc": compute_accuracy(logits, labels)[0].item()}
+        return dict(zip(("loss", *terms, "acc"), numbers, strict=True))
 
     def run_epoch(self) -> None:
         started = time.perf_counter()
         super().run_epoch()
         self.train_seconds += time.perf_counter() - started
 
-    def finite_values(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
-        """The terms as numbers.
+    def check_terms(self, names: Sequence[str], values: Tensor) -> None:
+        """Note this batch's loss terms; where a progress line or the epoch's end is due, look at all noted ones.
+
+        Args:
+            values: one number for each of ``names``.
 
         Raises:
-            FloatingPointError: names the terms that are not finite. Nothing is saved: the last checkpoint stays.
+            FloatingPointError: names what is not finite in the first such batch. No checkpoint has seen it.
         """
-        numbers = torch.stack([term.detach().float() for term in terms.values()]).tolist()
-        values = dict(zip(terms, numbers, strict=True))
-        broken = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            self.fail_on_numbers("the loss is", broken)
-        return values
+        if self.batch_idx == 0:
+            self.unchecked.clear()  # of an epoch that was left half-way
+        self.unchecked[self.batch_idx] = values
+        done, frequency = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
+        if done < self.num_batches and (frequency <= 0 or done % frequency):
+            return
+        rows = torch.stack(list(self.unchecked.values())).tolist()
+        for batch, row in zip(self.unchecked, rows, strict=True):
+            broken = [f"{name} = {value}" for name, value in zip(names, row, strict=True) if not math.isfinite(value)]
+            if broken:
+                self.fail_on_numbers("the loss is", broken, batch)
+        self.unchecked.clear()
 
     # ------------------------------------------------------------------ evaluation
 

@@ -239,6 +239,20 @@ def test_a_loss_that_is_not_finite_names_the_term_and_keeps_the_last_checkpoint(
     assert all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values())
 
 
+def test_a_loss_found_late_is_reported_for_the_batch_where_it_began(make_cfg, monkeypatch):
+    """Between progress lines nobody looks at the numbers."""
+    trainer = start(
+        make_cfg("TRAIN.PRINT_FREQ", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "2", "TRAIN.CHECKPOINT_FREQ", "1")
+    )
+    monkeypatch.setattr(
+        "trainers.anprompt.weak_alignment_loss",
+        lambda *logits: logits[0].sum() * (float("nan") if trainer.epoch == 1 and trainer.batch_idx >= 2 else 0.0),
+    )
+    with pytest.raises(FloatingPointError, match=r"epoch 2, batch 3: .*kept: model.pth.tar-1"):
+        trainer.train()
+    assert trainer.batch_idx == 3  # the fourth batch, where the next line was due
+
+
 def test_learnables_that_are_not_finite_do_not_replace_the_last_checkpoint(make_cfg, monkeypatch, tmp_path):
     """The last step of an epoch may break the weights after its loss was still fine."""
     trainer = start(make_cfg())

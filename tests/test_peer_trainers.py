@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import open_clip
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import trainers
 from anprompt.backbone import Backbone
@@ -94,6 +95,32 @@ def test_one_epoch_in_every_precision(peer_cfg, name, precision):
     after = weights(trainer)
     assert all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for tensor in after.values())
     assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+class NoFetching(TorchDispatchMode):
+    """Raises where a value or a shape would have to come from the device before the host can go on."""
+
+    FETCHING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert not any(name in str(function) for name in self.FETCHING), function
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [*PEERS, "ANPrompt"])
+def test_a_step_between_two_progress_lines_fetches_nothing(peer_cfg, name):
+    """On a GPU, the host would wait. SGD, because AdamW keeps its step count on the CPU and reads it there."""
+    trainer = start(peer_cfg(name, "TRAIN.PRINT_FREQ", "10", "OPTIM.NAME", "sgd"))
+    trainer.before_train()
+    trainer.close_writer()
+    batch = next(iter(trainer.train_loader_x))
+    trainer.batch_idx, trainer.num_batches = 0, 5
+    with NoFetching():
+        summary = trainer.forward_backward(batch)
+    assert summary["loss"].item() == pytest.approx(sum(summary[term].item() for term in [*summary][1:-1]))
+    trainer.batch_idx = 4
+    with pytest.raises(AssertionError, match="equal|_local_scalar_dense"), NoFetching():  # that it would notice
+        trainer.forward_backward(batch)["loss"].item()
 
 
 @every_peer

@@ -412,6 +412,32 @@ def test_forward_backward_may_return_nothing(toy_root, tmp_path, monkeypatch):
     assert re.search(r"data [\d.]+ \([\d.]+\)  lr 1.0000e-05", log(trainer))
 
 
+@pytest.mark.parametrize("frequency", [0, 2, 10])
+def test_numbers_may_stay_on_the_device_between_two_lines(frequency, toy_root, tmp_path, monkeypatch):
+    """Tensors give the lines and curves that numbers give, and are fetched once per line."""
+    forward_backward, stack = ToyTrainer.forward_backward, torch.stack
+    written, fetched = [], []
+
+    def as_tensors(self, batch):
+        return {name: torch.tensor(value) for name, value in forward_backward(self, batch).items()}
+
+    monkeypatch.setattr(ToyTrainer, "write_scalar", lambda self, *scalar: written.append(scalar))
+    options = ("OPTIM.MAX_EPOCH", 1, "TRAIN.PRINT_FREQ", frequency, "TEST.NO_TEST", True)
+    run(toy_root, tmp_path / "numbers", *options)
+    expected, written[:] = list(written), []
+    monkeypatch.setattr(ToyTrainer, "forward_backward", as_tensors)
+
+    def counting(tensors, *args, **kwargs):
+        if tensors[0].shape == ():
+            fetched.append(len(tensors))
+        return stack(tensors, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "stack", counting)
+    run(toy_root, tmp_path / "tensors", *options)
+    assert written == [(tag, pytest.approx(value, rel=1e-6), step) for tag, value, step in expected]
+    assert fetched == {0: [10], 2: [4, 4, 2], 10: [2] * 5}[frequency]  # five batches of two numbers
+
+
 @pytest.mark.parametrize(
     "options, batches",
     [

@@ -189,7 +189,11 @@ class SimpleTrainer(TrainerBase):
 
 
 class _Progress:
-    """Averages of one epoch; prints the progress line and writes the curves."""
+    """Averages of one epoch; prints the progress line and writes the curves.
+
+    Numbers that come as tensors are fetched only where a line is printed and at the epoch's end: each fetch makes the
+    host wait for the device.
+    """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -197,6 +201,7 @@ class _Progress:
         self.batch_time = AverageMeter()
         self.data_time = AverageMeter()
         self.last = time.time()
+        self.waiting: list[tuple[int, float, Mapping[str, Any] | None]] = []  # step, rate, numbers
 
     def loaded(self) -> None:
         """The batch has arrived."""
@@ -206,15 +211,24 @@ class _Progress:
         """The batch is done, with these numbers to report."""
         trainer = self.trainer
         self.batch_time.update(time.time() - self.last)
-        self.losses.update(summary)
-        frequency = trainer.cfg.TRAIN.PRINT_FREQ
-        if frequency > 0 and ((trainer.batch_idx + 1) % frequency == 0 or trainer.num_batches < frequency):
-            print(self.line())
         step = trainer.epoch * trainer.num_batches + trainer.batch_idx
-        for name, meter in self.losses.meters.items():
-            trainer.write_scalar(f"train/{name}", meter.avg, step)
-        trainer.write_scalar("train/lr", trainer.get_current_lr(), step)
+        self.waiting.append((step, trainer.get_current_lr(), summary))
+        done, frequency = trainer.batch_idx + 1, trainer.cfg.TRAIN.PRINT_FREQ
+        due = frequency > 0 and (done % frequency == 0 or trainer.num_batches < frequency)
+        if due or done == trainer.num_batches:
+            self.fetch()
+        if due:
+            print(self.line())
         self.last = time.time()
+
+    def fetch(self) -> None:
+        """Average and write what has been waiting."""
+        for (step, rate, _), summary in zip(self.waiting, _numbers([entry[2] for entry in self.waiting]), strict=True):
+            self.losses.update(summary)
+            for name, meter in self.losses.meters.items():
+                self.trainer.write_scalar(f"train/{name}", meter.avg, step)
+            self.trainer.write_scalar("train/lr", rate, step)
+        self.waiting.clear()
 
     def line(self) -> str:
         trainer = self.trainer
@@ -230,6 +244,22 @@ class _Progress:
             f"eta {_clock(self.batch_time.avg * left)}",
         )
         return " ".join(fields)
+
+
+def _numbers(summaries: list[Any]) -> list[Any]:
+    """The same with numbers instead of one-element tensors, which come from the device in one transfer."""
+    dicts = [summary for summary in summaries if isinstance(summary, Mapping)]
+    tensors = [value.detach().reshape(()) for entry in dicts for value in entry.values() if isinstance(value, Tensor)]
+    values = iter(
+        torch.stack([tensor.to(tensors[0].device, torch.float64) for tensor in tensors]).tolist() if tensors else []
+    )
+
+    def fetched(summary: Any) -> Any:
+        if not isinstance(summary, Mapping):
+            return summary
+        return {name: next(values) if isinstance(value, Tensor) else value for name, value in summary.items()}
+
+    return [fetched(summary) for summary in summaries]
 
 
 class TrainerX(SimpleTrainer):
