@@ -9,11 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Block = Any  # open_clip's ResidualAttentionBlock
 QUICK = 1.702  # of QuickGELU: x * sigmoid(1.702 x)
+_half_copies = WeakTensorKeyDictionary()  # frozen weight -> what it was when it was converted, and the result
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear``. Autocast would convert a frozen weight anew at every use; here that happens once."""
+    return F.linear(rows, converted(weight), None if bias is None else converted(bias))
+
+
+def converted(weight: Tensor) -> Tensor:
+    """``weight`` in the dtype that autocast wants for a product, if it is frozen; otherwise as it is."""
+    device = weight.device.type
+    if weight.requires_grad or weight.dtype != torch.float32 or not torch.is_autocast_enabled(device):
+        return weight
+    state = (torch.get_autocast_dtype(device), weight._version, weight.data_ptr(), weight.device)
+    known, copy = _half_copies.get(weight, (None, None))
+    if known != state:
+        copy = weight.detach().to(state[0])
+        _half_copies[weight] = (state, copy)
+    return copy
 
 
 def run_block(
@@ -40,7 +61,7 @@ def run_block(
 def project(block: Block, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, each as ``hidden``, which has not been normalised."""
     attention = block.attn
-    projected = F.linear(block.ln_1(hidden), attention.in_proj_weight, attention.in_proj_bias)
+    projected = linear(block.ln_1(hidden), attention.in_proj_weight, attention.in_proj_bias)
     queries, keys, values = projected.chunk(3, dim=-1)
     return queries, keys, values
 
@@ -48,14 +69,15 @@ def project(block: Block, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def project_queries(block: Block, normed: Tensor) -> Tensor:
     """Queries of rows ``[..., D]`` that have been normalised."""
     width = normed.shape[-1]
-    return F.linear(normed, block.attn.in_proj_weight[:width], block.attn.in_proj_bias[:width])
+    weight, bias = converted(block.attn.in_proj_weight), converted(block.attn.in_proj_bias)
+    return F.linear(normed, weight[:width], bias[:width])
 
 
 def project_keys_values(block: Block, normed: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values of rows ``[..., D]`` that have been normalised."""
     width = normed.shape[-1]
-    projected = F.linear(normed, block.attn.in_proj_weight[width:], block.attn.in_proj_bias[width:])
-    keys, values = projected.chunk(2, dim=-1)
+    weight, bias = converted(block.attn.in_proj_weight), converted(block.attn.in_proj_bias)
+    keys, values = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
     return keys, values
 
 
@@ -72,15 +94,15 @@ def attend(block: Block, queries: Tensor, keys: Tensor, values: Tensor, mask: Te
 
 def finish(block: Block, hidden: Tensor, attended: Tensor) -> Tensor:
     """What follows attention: its projection and the MLP, each added to ``hidden`` ``[..., D]``."""
-    hidden = hidden + block.ls_1(block.attn.out_proj(attended))
+    hidden = hidden + block.ls_1(linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias))
     return hidden + block.ls_2(mlp(block.mlp, block.ln_2(hidden)))
 
 
 def mlp(module: Any, rows: Tensor) -> Tensor:
     """CLIP's MLP. QuickGELU as a scaled SiLU, which keeps one tensor for the backward pass instead of two."""
-    inner = module.c_fc(rows)
+    inner = linear(rows, module.c_fc.weight, module.c_fc.bias)
     activation = module.gelu
     # By name, because importing open_clip takes seconds.
     quick = type(activation).__name__ == "QuickGELU"
     inner = F.silu(QUICK * inner) / QUICK if quick else activation(inner)
-    return module.c_proj(inner)
+    return linear(inner, module.c_proj.weight, module.c_proj.bias)

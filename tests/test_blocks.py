@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from anprompt import blocks
 from anprompt.blocks import run_block
 from tests.conftest import small_clip
 
@@ -50,3 +51,58 @@ def test_layer_scale_is_applied():
     block = open_clip.transformer.ResidualAttentionBlock(32, 4, ls_init_value=0.3).double().requires_grad_(False)
     hidden = hidden_rows(32).requires_grad_()
     assert_same(run_block(block, hidden), block(hidden), hidden)
+
+
+# ------------------------------------------------------------------ mixed precision
+
+
+def half_precision():
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def test_weights_converted_once_give_what_autocast_gives(monkeypatch):
+    block, hidden = small_clip(depth=1).float().transformer.resblocks[0], hidden_rows(32).float().requires_grad_()
+    weights = torch.randn(3, 7, 32, generator=torch.Generator().manual_seed(9))
+
+    def outputs_and_gradient(pick):
+        with half_precision():
+            rows = run_block(block, hidden, pick=pick)
+        return rows, torch.autograd.grad((rows * weights[:, : rows.shape[1]]).sum(), hidden)[0]
+
+    for pick in (None, lambda rows: rows[:, :2]):
+        ours = outputs_and_gradient(pick)
+        monkeypatch.setattr(blocks, "converted", lambda weight: weight)
+        assert all(torch.equal(one, other) for one, other in zip(ours, outputs_and_gradient(pick), strict=True))
+        monkeypatch.undo()
+
+
+def test_a_frozen_weight_is_converted_once_and_anew_when_it_changes():
+    weight = torch.randn(4, 4)
+    with half_precision():
+        first = blocks.converted(weight)
+        assert first.dtype == torch.bfloat16 and blocks.converted(weight) is first
+        weight.add_(1)
+        second = blocks.converted(weight)
+        assert torch.equal(second, weight.bfloat16()) and not torch.equal(first, second)
+        weight.data = torch.zeros(4, 4)  # as Module.to() does it
+        assert blocks.converted(weight).abs().max() == 0
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert blocks.converted(weight).dtype == torch.float16
+
+
+def test_weights_stay_as_they_are_in_full_precision_and_where_they_are_trained():
+    weight = torch.randn(4, 4)
+    assert blocks.converted(weight) is weight
+    with half_precision():
+        assert blocks.converted(weight.double()).dtype == torch.float64
+        assert blocks.converted(trained := weight.clone().requires_grad_()) is trained
+
+
+def test_converted_weights_go_with_their_model():
+    before = len(blocks._half_copies)
+    weight = torch.randn(4, 4)
+    with half_precision():
+        blocks.converted(weight)
+    assert len(blocks._half_copies) == before + 1
+    del weight
+    assert len(blocks._half_copies) == before
