@@ -14,8 +14,8 @@ from anprompt.nearest import suggest
 
 # Where a run's files are and how it is watched: none of it changes what the run computes.
 CIRCUMSTANCES = (
-    "DATALOADER.NUM_WORKERS", "DATASET.ROOT", "MODEL.BACKBONE.PATH", "OUTPUT_DIR", "RESUME", "TRAIN.PRINT_FREQ",
-    "USE_CUDA", "VERBOSE",
+    "DATALOADER.NUM_WORKERS", "DATASET.ROOT", "MODEL.BACKBONE.PATH", "OUTPUT_DIR", "RESUME", "TRAIN.CUDA_GRAPH",
+    "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE",
 )  # fmt: skip
 DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
 WHOLE = re.compile(r"[+-]?\d+")
@@ -36,6 +36,8 @@ def add_shared_cfg(cfg: CfgNode) -> None:
             cfg.DATASET[key] = value
     if "PATH" not in cfg.MODEL.BACKBONE:
         cfg.MODEL.BACKBONE.PATH = ""  # weights file; empty: the usual places for MODEL.BACKBONE.NAME
+    if "CUDA_GRAPH" not in cfg.TRAIN:
+        cfg.TRAIN.CUDA_GRAPH = False  # replay each step's kernels as one CUDA graph; without effect on a CPU
     if "TARGET_SETTINGS" not in cfg.TEST:
         cfg.TEST.TARGET_SETTINGS = False  # let a test use other settings than its training, which the result then says
 

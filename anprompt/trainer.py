@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -24,6 +24,7 @@ from yacs.config import CfgNode
 from anprompt import checkpoint
 from anprompt.backbone import Backbone, find_weights, load_clip
 from anprompt.cfg import as_plain, require
+from anprompt.graphs import GraphedStep
 from anprompt.nearest import require_known
 from anprompt.prompted import PromptedCLIP
 from anprompt.results import Tally, peak_memory, subset_digest, versions
@@ -120,6 +121,9 @@ class PromptTrainer(ResumableTrainer):
         self.optim = build_optimizer(self.model.learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(LEARNER, self.model.learner, self.optim, self.sched)
+        self.gradients: Callable[[Tensor, Tensor], Tensor] = self.compute_gradients
+        if self.cfg.TRAIN.CUDA_GRAPH and self.device.type == "cuda":
+            self.gradients = GraphedStep(self.compute_gradients, self.model.learner.parameters())
 
     @property
     def learnable_count(self) -> int:
@@ -153,31 +157,36 @@ class PromptTrainer(ResumableTrainer):
 
         The numbers to report stay on the device: fetching them would make the host wait for it in every step.
         """
-        images, labels = self.parse_batch_train(batch)
+        numbers = self.gradients(*self.parse_batch_train(batch))
+        self.scaler.step(self.optim)
+        self.scaler.update()
+        self.check_terms(numbers[1:-1])
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return dict(zip(("loss", *self.term_names, "acc"), numbers, strict=True))
+
+    def compute_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Leave the gradients in the learnables; the loss, its terms and the accuracy in per cent, as one tensor."""
         with self.autocast():
             terms, logits = self.loss_terms(images, labels)
         loss = torch.stack(list(terms.values())).sum()
         self.optim.zero_grad()
         self.scaler.scale(loss).backward()
-        self.scaler.step(self.optim)
-        self.scaler.update()
-        accuracy = compute_accuracy(logits, labels)[0].squeeze()
-        numbers = torch.stack([loss, *terms.values(), accuracy]).detach()
-        self.check_terms(list(terms), numbers[1:-1])
-        if self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
-        return dict(zip(("loss", *terms, "acc"), numbers, strict=True))
+        self.term_names = tuple(terms)
+        return torch.stack([loss, *terms.values(), compute_accuracy(logits, labels)[0].squeeze()]).detach()
 
     def run_epoch(self) -> None:
         started = time.perf_counter()
+        if isinstance(self.gradients, GraphedStep):
+            self.gradients.forget()  # between epochs, a method may replace what a step reads
         super().run_epoch()
         self.train_seconds += time.perf_counter() - started
 
-    def check_terms(self, names: Sequence[str], values: Tensor) -> None:
+    def check_terms(self, values: Tensor) -> None:
         """Note this batch's loss terms; where a progress line or the epoch's end is due, look at all noted ones.
 
         Args:
-            values: one number for each of ``names``.
+            values: one number for each of the loss's terms.
 
         Raises:
             FloatingPointError: names what is not finite in the first such batch. No checkpoint has seen it.
@@ -190,7 +199,11 @@ class PromptTrainer(ResumableTrainer):
             return
         rows = torch.stack(list(self.unchecked.values())).tolist()
         for batch, row in zip(self.unchecked, rows, strict=True):
-            broken = [f"{name} = {value}" for name, value in zip(names, row, strict=True) if not math.isfinite(value)]
+            broken = [
+                f"{name} = {value}"
+                for name, value in zip(self.term_names, row, strict=True)
+                if not math.isfinite(value)
+            ]
             if broken:
                 self.fail_on_numbers("the loss is", broken, batch)
         self.unchecked.clear()

@@ -88,7 +88,7 @@ def config(case: Case, backbone: str, device: str, precision: str) -> CfgNode:
     cfg.DATASET.NAME = case.dataset
     cfg.TRAINER.NAME = "ANPrompt"
     cfg.TRAINER.ANPROMPT.PREC = precision
-    cfg.USE_CUDA = device == "cuda"
+    cfg.USE_CUDA = cfg.TRAIN.CUDA_GRAPH = device == "cuda"
     cfg.freeze()
     return cfg
 

@@ -75,7 +75,9 @@ class ConditionalCLIP(PromptedCLIP):
         """Contexts ``[B, M, D]`` -> unit text features ``[B, C, E]``."""
         chunks = contexts.split(max(1, MAX_PROMPTS // len(self.prompts.slots)))
         if len(chunks) > 1 and torch.is_grad_enabled():
-            features = [checkpoint(self.encode_chunk, chunk, use_reentrant=False) for chunk in chunks]
+            features = [
+                checkpoint(self.encode_chunk, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks
+            ]
         else:
             features = [self.encode_chunk(chunk) for chunk in chunks]
         return torch.cat(features)
