@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from open_clip import CLIP, SimpleTokenizer
 
 logger = logging.getLogger(__name__)
+_loaded: dict[tuple, Backbone] = {}  # the last one of load_clip_once
 
 TINY = "tiny"
 TINY_FILE = Path(__file__).parent / "assets" / "tiny_clip.safetensors"
@@ -150,6 +151,24 @@ def load_clip(name: str, path: str = "", cache_dir: str | None = None) -> Backbo
     model = _build(config, state, f"{file} (sha256 {digest}) does not hold {name}")
     logger.info("backbone %s from %s, sha256 %s", name, file, digest)
     return Backbone(model, name, digest, model.visual.image_size[0], source.mean, source.std)
+
+
+def load_clip_once(name: str, path: str, device: torch.device) -> Backbone:
+    """``load_clip`` onto a device. While the file stays as it is, later runs of this process get the same object.
+
+    Nobody may change its weights.
+    """
+    file = find_weights(name, path)
+    stat = file.stat()
+    key = (name, str(file.resolve()), str(device), stat.st_mtime_ns, stat.st_size)
+    if key in _loaded:
+        logger.info("backbone %s: loaded already, sha256 %s", name, _loaded[key].digest)
+        return _loaded[key]
+    _loaded.clear()  # first: two may not fit into memory
+    backbone = load_clip(name, path)
+    backbone.model.to(device)
+    _loaded[key] = backbone
+    return backbone
 
 
 def verified_weights(name: str, path: str = "", cache_dir: str | None = None) -> tuple[Path, str]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -124,6 +123,8 @@ def cluster_centres(features: Tensor, count: int, seed: int = KMEANS_SEED) -> Te
             f"{distinct}. Lower TRAINER.ANPROMPT.N_TOKENS to {distinct} or give description files with more sentences "
             "per class (TRAINER.ANPROMPT.NOISE.GPT_DIR / HPT_DIR)."
         )
+    from sklearn.cluster import KMeans  # takes a second, which other runs need not wait
+
     kmeans = KMeans(count, init="k-means++", n_init=KMEANS_RESTARTS, max_iter=300, random_state=seed)
     with threadpool_limits(limits=1):  # threads would add partial sums in varying order
         labels = kmeans.fit_predict(points)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from anprompt import checkpoint
-from anprompt.backbone import Backbone, find_weights, load_clip
+from anprompt.backbone import Backbone, find_weights, load_clip_once
 from anprompt.cfg import as_plain, require
 from anprompt.graphs import GraphedStep
 from anprompt.nearest import require_known
@@ -109,9 +109,8 @@ class PromptTrainer(ResumableTrainer):
 
     def build_model(self) -> None:
         cfg = self.cfg
-        self.backbone = load_clip(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
+        self.backbone = load_clip_once(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH, self.device)
         self.check_images()
-        self.backbone.model.to(self.device)
         self.model = self.build_prompted_model(self.backbone).to(self.device)
         self.start_from_scratch()
         print(f"# learnable parameters: {self.learnable_count:,}")

@@ -38,7 +38,11 @@ class Ours(ANPrompt):
         self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names))
         self.epoch, self.batch_idx, self.num_batches = 0, 0, 2  # not the epoch's last batch, where the rate changes
         torch.manual_seed(0)
-        with mock.patch("anprompt.trainer.load_clip", return_value=backbone), contextlib.redirect_stdout(io.StringIO()):
+        backbone.model.to(self.device)
+        with (
+            mock.patch("anprompt.trainer.load_clip_once", return_value=backbone),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             self.build_model()
         joint = self.model.classes.zero_shot.shape[1]
         self.weak_noise = F.normalize(torch.randn(len(names), joint), dim=-1).to(self.device)

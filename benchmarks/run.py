@@ -74,7 +74,7 @@ def run_watched(started: float, report: str, arguments: list[str]) -> int:
     phases.watch(train, "setup_cfg", "config, imports of all trainers and data sets")
     phases.watch(train, "collect_env_info", "environment report")
     phases.watch(SimpleTrainer, "build_data_loader", "data set (Shapes is drawn if it is not there)")
-    phases.watch(anprompt.trainer, "load_clip", "weights")
+    phases.watch(anprompt.trainer, "load_clip_once", "weights")
     phases.watch(anprompt.trainer.PromptTrainer, "build_model", "model and classes")
     phases.watch(ANPrompt, "build_noise", "noise")
     phases.watch(anprompt.trainer.PromptTrainer, "run_epoch", "training")

@@ -223,6 +223,12 @@ def test_same_seed_same_weights_other_seed_other_weights(make_cfg):
     assert not torch.equal(runs[0]["tokens"], runs[2]["tokens"])
 
 
+def test_two_runs_of_a_process_read_the_weights_once(make_cfg, monkeypatch):
+    first = start(make_cfg(output="a"))
+    monkeypatch.setattr("anprompt.backbone.load_clip", lambda *_: pytest.fail("weights were read again"))
+    assert start(make_cfg(output="b")).backbone is first.backbone
+
+
 # ------------------------------------------------------------------ bad moments and bad files
 
 

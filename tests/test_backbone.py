@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from anprompt import backbone
-from anprompt.backbone import find_weights, load_clip
+from anprompt.backbone import find_weights, load_clip, load_clip_once
 
 SMALL = {
     "embed_dim": 16,
@@ -430,6 +430,27 @@ def test_the_bundled_model_is_small_and_loads():
     assert text.isfinite().all()
     assert not torch.equal(text[0], text[1])
     assert backbone.TINY_FILE.stat().st_size < 6e6
+
+
+def test_a_second_run_of_a_process_gets_the_model_that_is_there(files, tmp_path):
+    file, cpu = tmp_path / "weights.pt", torch.device("cpu")
+    file.write_bytes(files["state_dict.pt"].read_bytes())
+    first = load_clip_once("ViT-B/16", str(file), cpu)
+    assert load_clip_once("ViT-B/16", str(file), cpu) is first
+    assert_same_features(first.model, load_clip("ViT-B/16", str(file)).model)
+    other = load_clip_once("tiny", "", cpu)
+    assert other.name == "tiny" and load_clip_once("tiny", "", cpu) is other
+
+
+def test_a_file_that_changed_is_read_again(files, tmp_path):
+    file, cpu = tmp_path / "weights.pt", torch.device("cpu")
+    file.write_bytes(files["state_dict.pt"].read_bytes())
+    first = load_clip_once("ViT-B/16", str(file), cpu)
+    state = torch.load(file)
+    torch.save({key: 2 * value if key == "text_projection" else value for key, value in state.items()}, file)
+    second = load_clip_once("ViT-B/16", str(file), cpu)
+    assert second.digest != first.digest
+    assert torch.equal(second.model.text_projection, 2 * first.model.text_projection)
 
 
 def test_a_missing_bundled_file_says_how_to_make_it(tmp_path, monkeypatch):

@@ -419,7 +419,7 @@ def test_a_checkpoint_of_another_method_is_refused(peer_cfg):
     ],
 )
 def test_config_mistakes_are_refused_before_weights_are_read(peer_cfg, monkeypatch, name, option, value, message):
-    monkeypatch.setattr("anprompt.trainer.load_clip", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("anprompt.trainer.load_clip_once", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(ValueError, match=message):
         start(peer_cfg(name, f"TRAINER.{name.upper()}.{option}", value))
 
@@ -436,7 +436,7 @@ def test_config_mistakes_are_refused_before_weights_are_read(peer_cfg, monkeypat
 def test_mistakes_in_what_a_test_needs_are_refused_before_weights_are_read(
     peer_cfg, monkeypatch, name, key, value, message
 ):
-    monkeypatch.setattr("anprompt.trainer.load_clip", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("anprompt.trainer.load_clip_once", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(ValueError, match=message):
         start(peer_cfg(name, key, value))
 

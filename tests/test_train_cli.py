@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import subprocess
 import sys
 import types
 
@@ -13,6 +14,7 @@ import trainers
 from anprompt.cfg import as_plain
 from anprompt.nearest import suggest
 from anprompt.plugins import import_all
+from tests.runs import REPOSITORY
 
 
 class Probe:
@@ -470,3 +472,15 @@ def test_trainers_without_a_config_node_are_skipped(monkeypatch):
 )
 def test_suggestion(known, expected):
     assert suggest("anpromt", known) == expected
+
+
+def test_what_a_run_may_not_need_is_not_imported():
+    """scikit-learn alone takes a second: it is for noise prompts."""
+    code = """
+import sys, datasets, train, trainers
+datasets.register_all()
+trainers.register_all()
+print(*sorted({"sklearn", "scipy", "matplotlib", "pandas", "tabulate", "open_clip"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
