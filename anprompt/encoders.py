@@ -29,17 +29,21 @@ What the savings are, all of them exact (``tests/oracle.py`` holds the formulati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from anprompt import blocks
 
 CLIP = Any  # an open_clip.CLIP; not imported here, because that takes seconds
+MAX_CLASSES = 2000  # prompts that go through the text tower at a time: ImageNet's pass whole
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class TextLayout:
         rows: ``[C * W]`` the inverse; padding points anywhere.
         last: ``[C]`` stored row of each end-of-text token.
         valid: bool ``[C, W]``, false at padding.
+        parts: of more than ``MAX_CLASSES`` prompts, layouts of consecutive ones, which go through the tower in turn.
     """
 
     shared: int
@@ -87,6 +92,7 @@ class TextLayout:
     rows: Tensor
     last: Tensor
     valid: Tensor
+    parts: tuple[TextLayout, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,13 +147,22 @@ def text_layout(ids: Tensor, shared_up_to: int | None = None) -> TextLayout:
     equal = int((ids == ids[:1]).all(dim=0).long().cumprod(dim=0).sum())
     shared = min([equal, int(eot.min()), *([] if shared_up_to is None else [shared_up_to])])
     lengths = eot + 1 - shared
+    whole = _layout(lengths, shared, device)
+    parts = math.ceil(len(lengths) / MAX_CLASSES)
+    if parts == 1:
+        return whole
+    return replace(whole, parts=tuple(_layout(some, shared, device) for some in lengths.chunk(parts)))
+
+
+def _layout(lengths: Tensor, shared: int, device: torch.device) -> TextLayout:
+    """For own parts of ``lengths`` ``[C]`` rows."""
     width = int(lengths.max())
     valid = torch.arange(width) < lengths[:, None]
     places = valid.flatten().nonzero().flatten()
     rows = torch.zeros(valid.numel(), dtype=torch.long)
     rows[places] = torch.arange(len(places))
-    moved = [tensor.to(device) for tensor in (places, rows, lengths.cumsum(0) - 1, valid)]
-    return TextLayout(shared, width, *moved)
+    places, rows, last, valid = (tensor.to(device) for tensor in (places, rows, lengths.cumsum(0) - 1, valid))
+    return TextLayout(shared, width, places, rows, last, valid)
 
 
 def text_states(clip: CLIP, embeddings: Tensor, layout: TextLayout) -> TextStates:
@@ -162,7 +177,16 @@ def text_trunk(clip: CLIP, ids: Tensor, layer: int = 1) -> TextStates:
     """Embed token ids ``[C, L]`` and run the layers below ``layer``, which no token reaches."""
     layout = text_layout(ids)
     embeddings = clip.token_embedding(ids[:, : layout.shared + layout.width])
-    return run_text_layers(clip, text_states(clip, embeddings, layout), range(1, layer))
+    parts = split_prompts(text_states(clip, embeddings, layout))
+    done = [run_text_layers(clip, part, range(1, layer)) for part in parts]
+    return replace(done[0], own=torch.cat([part.own for part in done], dim=1), layout=layout)
+
+
+def split_prompts(states: TextStates) -> list[TextStates]:
+    """The states by the parts of their layout; as they are where there are none."""
+    parts = states.layout.parts or (states.layout,)
+    rows = states.own.split([len(part.places) for part in parts], dim=1)
+    return [replace(states, own=own, layout=part) for own, part in zip(rows, parts, strict=True)]
 
 
 def text_features(clip: CLIP, states: TextStates, tokens: Tokens | None = None) -> Tensor:
@@ -170,7 +194,19 @@ def text_features(clip: CLIP, states: TextStates, tokens: Tokens | None = None) 
 
     Inserted tokens stand behind the start token, before the words. They carry no position of their own, and the words
     keep the positions they got at the input (MMRL, ANPrompt). Tokens are the same in all prompts of a group.
+
+    Of more than ``MAX_CLASSES`` prompts, some at a time: for the backward pass they are computed again, so that memory
+    does not grow with C.
     """
+    parts = split_prompts(states)
+    run: Callable[..., Tensor] = _text_features
+    if len(parts) > 1 and torch.is_grad_enabled():
+        run = partial(checkpoint, _text_features, use_reentrant=False, preserve_rng_state=False)
+    groups = len(states.own)
+    return torch.cat([run(clip, part, tokens).unflatten(0, (groups, -1)) for part in parts], dim=1).flatten(0, 1)
+
+
+def _text_features(clip: CLIP, states: TextStates, tokens: Tokens | None) -> Tensor:
     depth = len(clip.transformer.resblocks)
     states = run_text_layers(clip, states, range(states.layer, depth), tokens)
     prefix = place_tokens(states.prefix, tokens, depth)
@@ -192,13 +228,19 @@ def run_text_block(block: Any, prefix: Tensor, own: Tensor, layout: TextLayout) 
     """One layer for the shared rows ``[G, S, D]`` and the own rows ``[G, R, D]``, which also attend to the former."""
     count, width = prefix.shape[1], layout.width
     queries, keys, values = blocks.project(block, prefix)
-    mask = torch.ones(count + width, count + width, dtype=torch.bool, device=own.device).tril_()
+    mask = causal_mask(count + width, own.device)
     prefix = blocks.finish(block, prefix, blocks.attend(block, queries, keys, values, mask[:count, :count]))
     own_queries, own_keys, own_values = (_by_class(rows, layout) for rows in blocks.project(block, own))
     keys, values = _behind(keys, own_keys), _behind(values, own_values)
     attended = blocks.attend(block, own_queries, keys, values, mask[count:])
     attended = attended.reshape(len(own), -1, own.shape[-1]).index_select(1, layout.places)
     return prefix, blocks.finish(block, own, attended)
+
+
+@cache
+def causal_mask(rows: int, device: torch.device) -> Tensor:
+    """Bool ``[rows, rows]``, true where a row (first index) sees a row (second): itself and those before it."""
+    return torch.ones(rows, rows, dtype=torch.bool, device=device).tril_()
 
 
 def run_last_text_block(block: Any, prefix: Tensor, own: Tensor, layout: TextLayout) -> Tensor:

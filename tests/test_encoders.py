@@ -8,6 +8,7 @@ from anprompt.context import ContextPrompts
 from anprompt.encoders import (
     Tokens,
     end_of_text,
+    split_prompts,
     text_features,
     text_layout,
     text_states,
@@ -152,6 +153,48 @@ def test_rows_that_prompts_share_and_rows_behind_the_end_are_not_repeated(clip, 
     states = text_trunk(clip, prompts, 2)
     assert states.prefix.shape[:2] == (1, 5)
     assert states.own.shape[:2] == (1, int((end_of_text(prompts) + 1 - 5).sum()))
+
+
+@pytest.fixture
+def two_at_a_time(monkeypatch):
+    """Five prompts go through the tower in three parts."""
+    monkeypatch.setattr("anprompt.encoders.MAX_CLASSES", 2)
+
+
+@pytest.mark.parametrize("layers", [(1, 2, 3, 4), (3, 4), (4,)])
+def test_many_prompts_in_parts(clip, oracle, prompts, layers, two_at_a_time):
+    tokens = random_tokens(layers, (3, 32))
+    trunk = text_trunk(clip, prompts, layers[0])
+    assert [part.own.shape[1] for part in split_prompts(trunk)] == [len(part.places) for part in trunk.layout.parts]
+    assert [len(part.last) for part in trunk.layout.parts] == [2, 2, 1]
+    fast = text_features(clip, trunk, Tokens(tokens, insert=True))
+    assert_same(fast, oracle.text(prompts, tokens), list(tokens.values()))
+    with torch.no_grad():
+        assert torch.allclose(text_features(clip, trunk, Tokens(tokens, insert=True)), fast, rtol=0, atol=TOLERANCE)
+
+
+def test_parts_of_groups_come_back_in_order(clip, prompts, monkeypatch):
+    """One group of prompts per image."""
+    contexts = torch.randn(3, 2, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def features():
+        embeddings = clip.token_embedding(with_room(prompts, 2))
+        slots = torch.tensor([[1, 2]] * len(prompts))
+        open_prompts = ContextPrompts(embeddings, slots, text_layout(with_room(prompts, 2)))
+        return text_features(clip, open_prompts.states(clip, contexts))
+
+    whole = features()
+    monkeypatch.setattr("anprompt.encoders.MAX_CLASSES", 2)
+    assert torch.allclose(features(), whole, rtol=0, atol=TOLERANCE)
+
+
+def test_parts_are_computed_again_instead_of_kept(clip, prompts, two_at_a_time):
+    """Between forward and backward pass, only what the parts started from is held."""
+    tokens = random_tokens((2, 3, 4), (3, 32))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda t: t):
+        text_features(clip, text_trunk(clip, prompts, 2), Tokens(tokens, insert=True))
+    assert sum(saved) < 100, saved
 
 
 @pytest.mark.parametrize("texts", [["sea"], ["sea", "sea"], ["sea", "a sea of grass and fire"], ["", "sea"]])
