@@ -104,7 +104,13 @@ def context_prompts(
         raise ValueError(f"a context of {count} tokens leaves too little room for the class names: {error}") from error
     name_lengths = [count_tokens(name) for name in names]
     slots = torch.tensor([_slots(position, count, length) for length in name_lengths]).reshape(-1, count)
-    require(bool((slots.amax(dim=1) < end_of_text(ids)).all()), f"a class name has no place {position} of its context")
+    # A name may have fewer tokens together with the full stop than without it.
+    crowded = [name for name, fits in zip(names, slots.amax(dim=1) < end_of_text(ids), strict=True) if not fits]
+    require(
+        not crowded,
+        f"class names {crowded[:5]} end in punctuation that merges with the full stop, so that the context has no "
+        f"place with the name in {position} position: use position end (TRAINER.COOP.CLASS_TOKEN_POSITION end)",
+    )
     ids = torch.stack([_move_words(row, row_slots) for row, row_slots in zip(ids, slots, strict=True)])
     device = backbone.model.positional_embedding.device
     layout = text_layout(ids.to(device), shared_up_to=1 if per_class or position != "end" else None)

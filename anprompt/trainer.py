@@ -97,6 +97,10 @@ class PromptTrainer(ResumableTrainer):
     @staticmethod
     def check_test_cfg(cfg: CfgNode) -> None:
         """Those in what a test needs, training or not."""
+        require(
+            cfg.MODEL.BACKBONE.NAME,
+            "MODEL.BACKBONE.NAME is empty: give the trainer's YAML file (--config-file configs/trainers/...) or --backbone",
+        )
         find_weights(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
         require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
         template_for(cfg.DATASET.NAME, cfg.DATASET.TEMPLATE)

@@ -5,4 +5,6 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [[ $# -ge 2 ]] || fail "which trainer and script? Usage: protocol.sh TRAINER SCRIPT [ARGUMENTS ...]"
 export TRAINER="$1"
+[[ -f "$(script_of "$1" "$2")" ]] ||
+    fail "unknown script '$2': there are base2new_train, base2new_test, few_shot, xd_train, xd_test, zeroshot"
 exec bash "$(script_of "$1" "$2")" "${@:3}"

@@ -229,6 +229,11 @@ def test_two_runs_of_a_process_read_the_weights_once(make_cfg, monkeypatch):
     assert start(make_cfg(output="b")).backbone is first.backbone
 
 
+def test_a_forgotten_config_file_is_named(make_cfg):
+    with pytest.raises(ValueError, match="MODEL.BACKBONE.NAME is empty: give the trainer's YAML file"):
+        start(make_cfg("MODEL.BACKBONE.NAME", ""))
+
+
 # ------------------------------------------------------------------ bad moments and bad files
 
 

@@ -168,6 +168,12 @@ def test_default_config_of_a_method_without_scripts(call, repo, stems, data, exp
     assert value_after(lines[0], "--config-file").endswith(f"/MyMethod/{expected}.yaml")
 
 
+def test_an_unknown_script_is_answered_with_those_that_there_are(call):
+    done, _ = call("protocol.sh", "CoOp", "base2new_tset")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown script 'base2new_tset': there are base2new_train, base2new_test, ")
+
+
 @pytest.mark.parametrize("protocol", [*PROTOCOLS, "zeroshot"])
 def test_the_trainer_must_be_named(call, protocol):
     done, lines = call(f"{protocol}.sh", "shapes", "1")

@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     options = Options(warn, args.ci95, args.cost, args.compare)
     text = render(build_tables(find_records(args.folders, warn), options), args.format)
     if args.output:
+        if args.output.is_dir():
+            raise ValueError(f"--output {args.output} is a folder: name a file, such as {args.output / 'table.md'}")
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(text, encoding="utf-8")
     else:

@@ -53,6 +53,15 @@ def test_latex_is_balanced_and_escaped(base2new, table):
     assert r"95 \%" in caption and "%" not in caption.replace(r"\%", "")
 
 
+def test_output_must_be_a_file(base2new, table, tmp_path):
+    base2new()
+    status, _, err = table("--output", str(tmp_path))
+    assert (status, err) == (
+        2,
+        f"error: --output {tmp_path} is a folder: name a file, such as {tmp_path / 'table.md'}\n",
+    )
+
+
 def test_output_goes_to_a_file(base2new, table, tmp_path):
     base2new()
     expected = table()[1]
