@@ -99,7 +99,7 @@ class PromptTrainer(ResumableTrainer):
         """Those in what a test needs, training or not."""
         require(
             cfg.MODEL.BACKBONE.NAME,
-            "MODEL.BACKBONE.NAME is empty: give the trainer's YAML file (--config-file configs/trainers/...) or --backbone",
+            "MODEL.BACKBONE.NAME is empty: give the trainer's YAML file (--config-file configs/trainers/...)",
         )
         find_weights(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
         require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
