@@ -292,7 +292,8 @@ def vision_rows(clip: CLIP, states: VisionStates, tokens: Tokens | None = None) 
     start = hidden.shape[1] - count if tokens and tokens.at_end else 1
 
     def read(rows: Tensor) -> Tensor:
-        return torch.cat([rows[:, :1], rows[:, start : start + count]], dim=1)
+        class_row, _, token_rows, _ = rows.split([1, start - 1, count, rows.shape[1] - start - count], dim=1)
+        return torch.cat([class_row, token_rows], dim=1)
 
     normed = visual.ln_post(blocks.run_block(visual.transformer.resblocks[-1], hidden, pick=read))
     return VisionRows(class_row=normed[:, 0], token_rows=normed[:, 1:])
@@ -313,9 +314,11 @@ def place_tokens(hidden: Tensor, tokens: Tokens | None, layer: int) -> Tensor:
     insert = tokens.insert and layer == tokens.first
     old = 0 if insert else tokens.count
     start = hidden.shape[1] - old if tokens.at_end else 1
+    # Not by slices: the backward pass would fill a tensor of the whole size for each of them, and add them up.
+    before, replaced, behind = hidden.split([start, old, hidden.shape[1] - start - old], dim=1)
     if not insert and tokens.beta != 1:
-        fresh = tokens.beta * fresh + (1 - tokens.beta) * hidden[:, start : start + old]
-    return torch.cat([hidden[:, :start], fresh.to(hidden.dtype), hidden[:, start + old :]], dim=1)
+        fresh = tokens.beta * fresh + (1 - tokens.beta) * replaced
+    return torch.cat([before, fresh.to(hidden.dtype), behind], dim=1)
 
 
 def _per_sequence(tokens: Tensor, hidden: Tensor) -> Tensor:
