@@ -5,6 +5,7 @@
         --config-file configs/trainers/ANPrompt/vit_b16.yaml \
         --output-dir output/caltech101 DATASET.NUM_SHOTS 16
 
+`torchrun --nproc_per_node N train.py ...` shares the run among N GPUs (docs/running.md).
 Later wins: defaults, dataset file, trainer file, flags, trailing KEY VALUE pairs. A mistake of the user is answered
 with one line and exit status 2; set ANPROMPT_TRACEBACK=1 to see where it was found. Several runs may share the start of
 a process: put --then between their arguments. The next one starts after success only.

@@ -94,6 +94,15 @@ def steps(kind, options):
     return results
 
 
+def contexts_per_process():
+    """For how many images of the first batch CoCoOp's text tower runs."""
+    trainer, counts = build(CoCoOp, ()), []
+    encode = trainer.model.encode_chunk
+    trainer.model.encode_chunk = lambda contexts: (counts.append(len(contexts)), encode(contexts))[1]
+    trainer.model(batch(BATCHES[0])[0])
+    return sum(counts)
+
+
 def zero_shot():
     trainer = build(ZeroshotCLIP, ())
     return {size: trainer.head_logits(batch(size)[0])["class"] for size in BATCHES}
@@ -134,6 +143,7 @@ def main(folder):
     distributed.start()  # a second run of the process
     report = {
         "everything": everything(),
+        "contexts": contexts_per_process(),
         "decided": distributed.from_main(lambda: f"process {distributed.rank()}"),
         "failed": outcome(lambda: distributed.from_main(fail)),
         "data": one_after_the_other(folder),

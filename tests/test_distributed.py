@@ -53,6 +53,10 @@ def test_every_process_encodes_its_part_of_the_images(reports, alone, name):
         assert [report["everything"][0][name][size]["rows"] for report in reports] == [[part] * passes] * PROCESSES
 
 
+def test_text_that_depends_on_the_image_is_shared_out(reports):
+    assert [report["contexts"] for report in reports] == [2] * PROCESSES
+
+
 def test_zero_shot_logits_equal_one_process(reports, alone):
     for report in reports:
         for size in BATCHES:
@@ -81,6 +85,23 @@ def test_data_is_prepared_once_and_random_numbers_stay_equal(reports):
 
 def test_only_the_first_process_prints(reports):
     assert [report["silent"] for report in reports] == [False, *[True] * (PROCESSES - 1)]
+
+
+def test_the_other_processes_write_nothing(monkeypatch, make_cfg, tmp_path, capfd):
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    finish(make_cfg("OPTIM.MAX_EPOCH", "2", "TRAIN.CHECKPOINT_FREQ", "1", trainer="PromptSRC"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert "%|" not in capfd.readouterr().err  # a progress bar
+
+
+def test_the_other_processes_remove_nothing(monkeypatch, make_cfg, tmp_path):
+    """The first one clears up what a killed run left; another one might be reading it."""
+    finish(make_cfg("OPTIM.MAX_EPOCH", "1"))
+    leftover = tmp_path / "run/prompt_learner/.model.pth.tar-2.half"
+    leftover.touch()
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    finish(make_cfg("OPTIM.MAX_EPOCH", "1"))
+    assert leftover.exists()
 
 
 def test_an_ordinary_run_starts_no_group(monkeypatch):
