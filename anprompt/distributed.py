@@ -1,9 +1,9 @@
 """One run in several processes, as torchrun starts them: every step is that of one process with the same batch.
 
-The losses of the family are no means over images (one divides by the deviation of all logits, others see no image), so
-they cannot be taken apart. What is shared out is the encoding of images: every process loads the whole batch, encodes
-its part (:func:`shared_out`) and collects the features of all; from there on, all compute the same. Gradients are those
-of the learnables only, averaged by DistributedDataParallel. Evaluation goes the same way.
+Not every loss of the family is a mean over images (one term divides by the deviation of all logits, others see no
+image), so losses are not taken apart. What is shared out is the encoding of images: every process loads the whole
+batch, encodes its part (:func:`shared_out`) and collects the features of all; from there on, all compute the same.
+Gradients are those of the learnables only, averaged by DistributedDataParallel. Evaluation goes the same way.
 
 The first process writes all files, and its log is the run's. What depends on the disk, it decides for all
 (:func:`from_main`, :func:`main_first`). In an ordinary run nothing here does anything.
