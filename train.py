@@ -5,6 +5,7 @@
         --config-file configs/trainers/ANPrompt/vit_b16.yaml \
         --output-dir output/caltech101 DATASET.NUM_SHOTS 16
 
+`torchrun --nproc_per_node N train.py ...` shares the run among N GPUs (docs/running.md).
 Later wins: defaults, dataset file, trainer file, flags, trailing KEY VALUE pairs. A mistake of the user is answered
 with one line and exit status 2; set ANPROMPT_TRACEBACK=1 to see where it was found. Several runs may share the start of
 a process: put --then between their arguments. The next one starts after success only.
@@ -27,10 +28,11 @@ from yacs.config import CfgNode
 import anprompt  # noqa: F401  makes `import dassl` work
 import datasets
 import trainers
+from anprompt import distributed
 from anprompt.cfg import add_shared_cfg, as_plain, differences, merge_file, merge_overrides
 from anprompt.checkpoint import atomic_path
 from anprompt.nearest import require_known, suggest
-from anprompt.trainer import RESULTS
+from anprompt.trainer import RESULTS, PromptTrainer
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -232,19 +234,41 @@ def print_args(args: argparse.Namespace, cfg: CfgNode) -> None:
         print(rule, title, rule, *lines, sep="\n")
 
 
+def check_shared_run(cfg: CfgNode) -> None:
+    """Find out whether the processes that torchrun has started can do one run together, and give each its GPU.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if not issubclass(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), PromptTrainer):
+        raise ValueError(
+            f"{cfg.TRAINER.NAME} cannot share a run among {distributed.size()} processes: only trainers based on "
+            "anprompt.trainer.PromptTrainer can. Use python instead of torchrun"
+        )
+    if cfg.SEED < 0:
+        raise ValueError(
+            f"SEED {cfg.SEED}: without a seed, the {distributed.size()} processes of torchrun would draw different "
+            "batches. Give --seed N"
+        )
+    if cfg.USE_CUDA:
+        distributed.take_gpu()
+
+
 def run(args: argparse.Namespace) -> None:
     cfg = setup_cfg(args)
+    if distributed.size() > 1:
+        check_shared_run(cfg)
     if args.skip_finished:
-        result = stored_result(cfg, args)
+        result = distributed.from_main(lambda: stored_result(cfg, args))
         if result is not None:
             print(result)
             return
     if not (args.eval_only or args.no_train):
-        check_continuation(cfg)
+        distributed.from_main(lambda: check_continuation(cfg))
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    start_records(cfg, args.eval_only)
+    distributed.from_main(lambda: start_records(cfg, args.eval_only))
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
     print_args(args, cfg)
@@ -262,7 +286,8 @@ def run(args: argparse.Namespace) -> None:
 def report(error: BaseException) -> None:
     """One line for the user, on the terminal and at the end of ``log.txt``."""
     line = f"error: {error}"
-    print(line, "(ANPROMPT_TRACEBACK=1 shows where)", file=sys.stderr)
+    who = f"process {distributed.rank()}: " if distributed.size() > 1 else ""
+    print(f"{who}{line} (ANPROMPT_TRACEBACK=1 shows where)", file=sys.stderr)
     log = getattr(sys.stdout, "file", None)  # Dassl's Logger
     if log is not None:
         log.write(f"{line}\n")
@@ -282,7 +307,9 @@ def split_runs(words: Sequence[str]) -> list[list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     runs = split_runs(sys.argv[1:] if argv is None else argv)
-    for args in [build_parser().parse_args(words) for words in runs]:
+    parsed = [build_parser().parse_args(words) for words in runs]
+    distributed.start()
+    for args in parsed:
         console = sys.stdout
         try:
             status = run_and_report(args)
@@ -290,6 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             end_log(console)
         if status:
             return status
+    distributed.end()
     return 0
 
 
@@ -314,7 +342,8 @@ def run_and_report(args: argparse.Namespace) -> int:
         report(error)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command continues after the last finished epoch", file=sys.stderr)
+        if distributed.is_main():
+            print("interrupted: the same command continues after the last finished epoch", file=sys.stderr)
         return 130
     return 0
 

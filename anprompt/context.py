@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from anprompt.backbone import Backbone, count_tokens
 from anprompt.cfg import require
+from anprompt.distributed import shared_out
 from anprompt.encoders import (
     TextLayout,
     TextStates,
@@ -195,6 +196,7 @@ class ContextCLIP(PromptedCLIP):
         states = self.prompts.states(self.clip, context)
         return unit(text_features(self.clip, states, Tokens(deeper) if deeper else None))
 
+    @shared_out
     def encode_image(self, images: Tensor) -> Tensor:
         """Unit features ``[B, E]`` of images ``[B, 3, H, W]``."""
         tokens = self.learner.vision_tokens()

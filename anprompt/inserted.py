@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from anprompt.backbone import text_depth
 from anprompt.cfg import require
+from anprompt.distributed import shared_out
 from anprompt.encoders import TextStates, Tokens, VisionStates, text_features, text_trunk, vision_rows, vision_trunk
 from anprompt.prompted import PromptedCLIP, unit
 from anprompt.trainer import PromptTrainer
@@ -83,8 +84,7 @@ class ClassSet:
     zero_shot: Tensor
 
 
-@dataclass
-class ImageFeatures:
+class ImageFeatures(NamedTuple):
     """Unit features ``[B, E]``: class token, prototype and, in training, the frozen CLIP's."""
 
     class_token: Tensor
@@ -119,6 +119,7 @@ class InsertedCLIP(PromptedCLIP):
         tokens = dict(zip(self.text_layers, self.learner.text_tokens(), strict=True))
         return unit(text_features(self.clip, self.classes.trunk, Tokens(tokens, insert=True)))
 
+    @shared_out
     def encode_image(self, images: Tensor, with_frozen: bool = False) -> ImageFeatures:
         """Features of images ``[B, 3, H, W]``; the layers below J run once for the prompted and the frozen pass."""
         projection = self.clip.visual.proj

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anprompt.distributed import shared_out
 from anprompt.encoders import text_features, text_trunk, vision_rows, vision_trunk
 
 PROMPT_STD = 0.02
@@ -81,6 +82,7 @@ class PromptedCLIP(nn.Module):
         return unit(features) if normalise else features
 
     @torch.no_grad()
+    @shared_out
     def encode_frozen_image(self, images: Tensor) -> Tensor:
         """Unit features ``[B, E]`` of the untouched CLIP for images ``[B, 3, H, W]``."""
         return unit(vision_rows(self.clip, vision_trunk(self.clip, images)).class_row @ self.clip.visual.proj)

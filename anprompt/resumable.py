@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from anprompt import checkpoint
+from anprompt import checkpoint, distributed
 from anprompt.backbone import Backbone
 from anprompt.cfg import as_plain, leaves, require
 from dassl.engine import TrainerX
@@ -160,6 +160,8 @@ class ResumableTrainer(TrainerX):
         Args:
             rolling: superseded by the next epoch's file. Only the last of these files stays.
         """
+        if not distributed.is_main():
+            return
         folder = Path(directory) / LEARNER
         name = model_name or (BEST if is_best else f"model.pth.tar-{epoch + 1}")
         state = {
@@ -195,6 +197,10 @@ class ResumableTrainer(TrainerX):
         if self._rng_to_restore is not None:
             checkpoint.set_rng_state(self._rng_to_restore)
             self._rng_to_restore = None
+
+    def init_writer(self, log_dir: str) -> None:
+        if distributed.is_main():
+            super().init_writer(log_dir)
 
     def check_selection(self) -> None:
         """Raise a ValueError if ``best_val`` would choose the model on images that the result is measured on."""
@@ -232,7 +238,8 @@ class ResumableTrainer(TrainerX):
             f"{path} belongs to a run with seed {state['seed']}, and this run has seed {self.cfg.SEED}: choose another "
             "OUTPUT_DIR",
         )
-        checkpoint.remove_leftovers(folder, keep=name)
+        if distributed.is_main():
+            checkpoint.remove_leftovers(folder, keep=name)
         self.optim.load_state_dict(state["optimizer"])
         self.sched.load_state_dict(state["scheduler"])
         if state["scaler"]:  # empty where the earlier part of the run had no loss scaling
@@ -251,6 +258,7 @@ class ResumableTrainer(TrainerX):
             return
         if not self.get_model_names():
             return
+        distributed.wait_for_main()  # which may be about to write it
         folder = Path(directory) / LEARNER
         name = f"model.pth.tar-{epoch}" if epoch is not None else BEST
         if epoch is None and not (folder / BEST).is_file():

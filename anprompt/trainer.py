@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from anprompt import checkpoint
+from anprompt import checkpoint, distributed
 from anprompt.backbone import Backbone, find_weights, load_clip_once
 from anprompt.cfg import as_plain, require
 from anprompt.graphs import GraphedStep
@@ -111,12 +111,16 @@ class PromptTrainer(ResumableTrainer):
         super().__init__(cfg)
         self.build_seconds = time.perf_counter() - started  # data set, weights, text
 
+    def build_data_loader(self) -> None:
+        distributed.main_first(super().build_data_loader)
+
     def build_model(self) -> None:
         cfg = self.cfg
         self.backbone = load_clip_once(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH, self.device)
         self.check_images()
         self.model = self.build_prompted_model(self.backbone).to(self.device)
         self.start_from_scratch()
+        self.objective = self.loss_terms  # averaged over the processes, where there are several
         print(f"# learnable parameters: {self.learnable_count:,}")
         if not self.learnable_count:
             return
@@ -125,7 +129,7 @@ class PromptTrainer(ResumableTrainer):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(LEARNER, self.model.learner, self.optim, self.sched)
         self.gradients: Callable[[Tensor, Tensor], Tensor] = self.compute_gradients
-        if self.cfg.TRAIN.CUDA_GRAPH and self.device.type == "cuda":
+        if self.cfg.TRAIN.CUDA_GRAPH and self.device.type == "cuda" and distributed.size() == 1:
             self.gradients = GraphedStep(self.compute_gradients, self.model.learner.parameters())
 
     @property
@@ -152,6 +156,10 @@ class PromptTrainer(ResumableTrainer):
 
     # ------------------------------------------------------------------ training
 
+    def before_train(self) -> None:
+        super().before_train()  # resumes: from here on, the learnables stay the same objects
+        self.objective = distributed.averaged(self.loss_terms, self.model.learner)
+
     def parse_batch_train(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
@@ -171,7 +179,7 @@ class PromptTrainer(ResumableTrainer):
     def compute_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
         """Leave the gradients in the learnables; the loss, its terms and the accuracy in per cent, as one tensor."""
         with self.autocast():
-            terms, logits = self.loss_terms(images, labels)
+            terms, logits = self.objective(images, labels)
         loss = torch.stack(list(terms.values())).sum()
         self.optim.zero_grad()
         self.scaler.scale(loss).backward()
@@ -233,10 +241,10 @@ class PromptTrainer(ResumableTrainer):
         tally = self.count_correct(loader)
         seconds = time.perf_counter() - started
         self.print_heads(tally)
-        results = self.evaluator.evaluate()
+        results = distributed.from_main(self.evaluator.evaluate)
         for key, value in results.items():
             self.write_scalar(f"{name}/{key}", value, self.epoch)
-        if split is None:
+        if split is None and distributed.is_main():
             self.write_results(name, dict(results), tally, seconds)
         return next(iter(results.values()))
 
@@ -244,7 +252,7 @@ class PromptTrainer(ResumableTrainer):
         """Feed the headline head to Dassl's evaluator and count every head's hits."""
         tally = Tally(self.headline(), self.num_classes, self.device)
         with self.evaluation():
-            for batch in tqdm(loader, desc="evaluating"):
+            for batch in tqdm(loader, desc="evaluating", disable=not distributed.is_main()):
                 images, labels = self.parse_batch_test(batch)
                 with self.autocast():
                     heads = self.head_logits(images)
@@ -288,6 +296,7 @@ class PromptTrainer(ResumableTrainer):
                 "build_seconds": self.build_seconds,
                 "train_seconds": self.train_seconds,
                 "test_seconds": test_seconds,
+                "processes": distributed.size(),
                 **peak_memory(self.device),
             },
             "trained_on": self.trained_on or self.data_identity(),

@@ -8,12 +8,15 @@
 #   CFG     stem of the trainer's YAML file (default: the script's; for shapes: tiny)
 #   SHOTS   training images per class (default: 16; few_shot.sh takes several)
 #   PYTHON  interpreter (default: python)
+#   NPROC   processes that share every run, each with a GPU of its own (default: 1)
 #   DRY_RUN print the calls of train.py instead: one line each, every argument followed by a tab
 set -euo pipefail
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 OUTPUT="${OUTPUT:-$REPO/output}"
 PYTHON="${PYTHON:-$(command -v python || command -v python3 || echo python)}"
+LAUNCHER=("$PYTHON")
+if [[ "${NPROC:-1}" != 1 ]]; then LAUNCHER+=(-m torch.distributed.run --standalone --nproc_per_node "$NPROC"); fi
 
 fail() {
     echo "error: $*" >&2
@@ -86,10 +89,10 @@ arguments() {
 # train_py ARGS...: the process
 train_py() {
     if [[ -n "${DRY_RUN:-}" ]]; then
-        printf '%s\t' "$PYTHON" "$REPO/train.py" "$@"
+        printf '%s\t' "${LAUNCHER[@]}" "$REPO/train.py" "$@"
         echo
     else
-        "$PYTHON" "$REPO/train.py" "$@"
+        "${LAUNCHER[@]}" "$REPO/train.py" "$@"
     fi
 }
 

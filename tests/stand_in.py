@@ -26,7 +26,7 @@ while [[ $# -gt 0 ]]; do
 done
 """
 READ_BY_SCRIPTS = (
-    "CFG", "DATA", "DRY_RUN", "FAIL", "FOREIGN", "SEEDS", "SHOTS", "SOURCE", "THEN_NEW", "TRAINER", "TRAINERS",
+    "CFG", "DATA", "DRY_RUN", "FAIL", "FOREIGN", "NPROC", "SEEDS", "SHOTS", "SOURCE", "THEN_NEW", "TRAINER", "TRAINERS",
 )  # fmt: skip
 
 

@@ -556,7 +556,7 @@ def test_results_file(peer_cfg, tmp_path, name):
     assert [row["class"] for row in results["per_class"]] == trainer.dm.dataset.classnames
     assert results["parameters"] == sum(parameter.numel() for parameter in trainer.model.learner.parameters())
     phases = {"build_seconds", "train_seconds", "test_seconds"}
-    assert set(results["cost"]) == phases | {"peak_memory_bytes", "memory_of"}
+    assert set(results["cost"]) == phases | {"processes", "peak_memory_bytes", "memory_of"}
     assert results["cost"]["build_seconds"] > 0
     assert (results["cost"]["train_seconds"] > 0) == (name in PEERS) and results["cost"]["test_seconds"] > 0
     assert 0 <= results["calibration_error"] <= 100

@@ -45,6 +45,16 @@ def test_base2new_of_other_data_trains_only(call, tmp_path):
     assert value_after(train, "--output-dir").endswith("/train_base/caltech101/shots_4/ANPrompt/vit_b32/seed3")
 
 
+def test_several_processes_share_a_run(call):
+    done, (train, table) = call("anprompt/base2new_train.sh", "caltech101", "1", DATA="/d", NPROC="4")
+    assert done.returncode == 0, done.stderr
+    launcher = "-m torch.distributed.run --standalone --nproc_per_node 4"
+    assert train.startswith(f"{launcher} {REPO}/train.py --root /d ")
+    assert table.startswith(f"{REPO}/parse_test_res.py ")
+    _, (train, _) = call("anprompt/base2new_train.sh", "caltech101", "1", DATA="/d", NPROC="1")
+    assert train.startswith(f"{REPO}/train.py ")
+
+
 def test_imagenet_has_its_own_batch_and_epochs(call):
     _, (train, _) = call("anprompt/base2new_train.sh", "imagenet", "1", DATA="/d")
     assert overrides(train)["DATALOADER.TRAIN_X.BATCH_SIZE"] == "32"

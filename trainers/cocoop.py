@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 from anprompt.backbone import Backbone
 from anprompt.cfg import add_trainer_node, require_number
 from anprompt.context import ContextPrompts, check_context, context_length, context_prompts, start_context
+from anprompt.distributed import shared_out
 from anprompt.encoders import text_features
 from anprompt.prompted import PromptedCLIP, unit
 from anprompt.trainer import PromptTrainer
@@ -64,6 +65,7 @@ class ConditionalCLIP(PromptedCLIP):
         super().__init__(clip, learner)
         self.prompts = prompts
 
+    @shared_out
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, C]``."""
         features = self.encode_frozen_image(images)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from anprompt import distributed
 from anprompt.backbone import Backbone, text_depth, vision_depth
 from anprompt.cfg import add_trainer_node, require, require_number
 from anprompt.context import ContextCLIP, check_context, context_prompts, start_context
@@ -141,7 +142,8 @@ class PromptSRC(PromptTrainer):
         """Frozen text features ``[C, E]``, averaged over templates before they are normalised."""
         names = [class_text(name) for name in self.dm.dataset.classnames]
         total = torch.zeros((), device=self.device)
-        for template in tqdm(clip_templates()[:TEMPLATES], desc="encoding templates"):
+        templates = clip_templates()[:TEMPLATES]
+        for template in tqdm(templates, desc="encoding templates", disable=not distributed.is_main()):
             ids = self.backbone.tokenize([template.format(name) for name in names])
             total = total + self.model.encode_frozen_text(ids.to(self.device), normalise=False)
         return unit(total)

@@ -21,7 +21,7 @@ VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 SHOTS = (1, 2, 4, 8, 16)  # of the few-shot protocol
 PROTOCOLS = ("base2new", "few_shot", "cross_dataset", "domain_generalisation")
 THEN = "--then"  # between two runs of one call of train.py
-READ_BY_SCRIPTS = ("CFG", "DRY_RUN", "SHOTS", "SOURCE", "THEN_NEW")  # from the environment
+READ_BY_SCRIPTS = ("CFG", "DRY_RUN", "NPROC", "SHOTS", "SOURCE", "THEN_NEW")  # from the environment
 
 
 @dataclass(frozen=True)
