@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 from yacs.config import CfgNode
@@ -29,10 +29,12 @@ import anprompt  # noqa: F401  makes `import dassl` work
 import datasets
 import trainers
 from anprompt import distributed
-from anprompt.cfg import add_shared_cfg, as_plain, differences, merge_file, merge_overrides
+from anprompt.cfg import add_shared_cfg, as_plain, merge_file, merge_overrides
 from anprompt.checkpoint import atomic_path
+from anprompt.earlier_runs import CONFIG, check_continuation, check_replaced, stored_result
 from anprompt.nearest import require_known, suggest
-from anprompt.trainer import RESULTS, PromptTrainer
+from anprompt.results import RESULTS
+from anprompt.trainer import PromptTrainer
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -40,7 +42,6 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError, AssertionError)  # Dassl asserts
 MESSAGES_OF = ("anprompt", "datasets", "trainers")  # packages whose log messages are shown
-CONFIG = "config.json"  # written when a run starts
 THEN = "--then"  # between two runs of one process
 
 
@@ -121,75 +122,7 @@ def require_named(kind: str, name: str, flag: str, known: Sequence[str]) -> None
     require_known(kind, name, known)
 
 
-# ---------------------------------------------------------------------------------------------- earlier runs
-
-
-def stored_result(cfg: CfgNode, args: argparse.Namespace) -> str | None:
-    """Result line of a finished run with this config in the output folder; None where there is work to do.
-
-    Raises:
-        ValueError: the folder holds a run, finished or not, with another config.
-    """
-    results = read_json(Path(cfg.OUTPUT_DIR, RESULTS))
-    stored = results.get("config") or started_config(Path(cfg.OUTPUT_DIR))
-    if stored:
-        refuse_mixture(cfg, "a finished run" if results else "an unfinished run", differences(stored, cfg))
-    if not results or tests_newer_model(cfg, args):
-        return None
-    return (
-        f"already finished: {results['trainer']} on {results['dataset']} ({results['classes']} classes, "
-        f"seed {results['seed']}, {results['split']}): {results['accuracy']:.2f} % "
-        f"({results['correct']:,} of {results['total']:,})"
-    )
-
-
-def check_continuation(cfg: CfgNode) -> None:
-    """A training that continues the one in the output folder has the same config; only ``MAX_EPOCH`` may grow.
-
-    Raises:
-        ValueError: it would mix two configs in one folder.
-    """
-    stored = started_config(Path(cfg.OUTPUT_DIR))
-    if not stored:
-        return
-    longer = stored.get("OPTIM", {}).get("MAX_EPOCH", 0) < cfg.OPTIM.MAX_EPOCH
-    changed = [line for line in differences(stored, cfg) if not (longer and line.startswith("OPTIM.MAX_EPOCH "))]
-    refuse_mixture(cfg, "a run", changed)
-
-
-def refuse_mixture(cfg: CfgNode, what: str, changed: Sequence[str]) -> None:
-    """Raise a ValueError if anything ``changed`` since the run that the output folder holds."""
-    if changed:
-        raise ValueError(
-            f"{cfg.OUTPUT_DIR} holds {what} with another config: {'; '.join(changed)} (stored -> now). "
-            "Give the same values again, choose another output folder, or remove this one."
-        )
-
-
-def started_config(folder: Path) -> dict[str, Any]:
-    """Config of an interrupted run that would be continued; ``{}`` where there is no checkpoint."""
-    return read_json(folder / CONFIG) if any(folder.glob("*/checkpoint")) else {}
-
-
-def tests_newer_model(cfg: CfgNode, args: argparse.Namespace) -> bool:
-    """Whether the model to test was trained after the stored result."""
-    if not (args.eval_only and args.model_dir):
-        return False
-    written = [file.stat().st_mtime for file in Path(args.model_dir).glob("*/model*.pth.tar*")]
-    return bool(written) and max(written) > Path(cfg.OUTPUT_DIR, RESULTS).stat().st_mtime
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file, ``{}`` where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"cannot read {path} ({error}): remove it") from error
-    if not isinstance(content, dict) or not isinstance(content.get("config", {}), dict):
-        raise ValueError(f"cannot read {path} (it is not the record of a run): remove it")
-    return content
+# ---------------------------------------------------------------------------------------------- records
 
 
 def start_records(cfg: CfgNode, eval_only: bool) -> None:
@@ -263,8 +196,8 @@ def run(args: argparse.Namespace) -> None:
         if result is not None:
             print(result)
             return
-    if not (args.eval_only or args.no_train):
-        distributed.from_main(lambda: check_continuation(cfg))
+    if not args.no_train:
+        distributed.from_main(lambda: check_replaced(cfg) if args.eval_only else check_continuation(cfg))
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)

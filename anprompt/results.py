@@ -15,6 +15,7 @@ from torch import Tensor
 
 from anprompt._version import __version__
 
+RESULTS = "results.json"
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. (ICML 2017)
 
 

@@ -27,7 +27,7 @@ from anprompt.cfg import as_plain, require
 from anprompt.graphs import GraphedStep
 from anprompt.nearest import require_known
 from anprompt.prompted import PromptedCLIP
-from anprompt.results import Tally, peak_memory, subset_digest, versions
+from anprompt.results import RESULTS, Tally, peak_memory, subset_digest, versions
 from anprompt.resumable import LEARNER, ResumableTrainer
 from anprompt.templates import prompts_for, template_for
 from dassl.data.transforms import INTERPOLATION_MODES
@@ -38,7 +38,6 @@ PRECISIONS = ("fp32", "amp", "bf16")
 # The family's fp16 also keeps what is learned in half precision, which makes losses NaN; it is taken as amp here.
 PRECISION_NAMES = {"fp16": "amp"}
 AUTOCAST_DTYPES = {"amp": torch.float16, "bf16": torch.bfloat16}
-RESULTS = "results.json"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

@@ -307,6 +307,20 @@ def test_result_of_an_older_model_is_not_reused(run, probe, tmp_path):
     assert probe.calls[-1] == "test"
 
 
+def test_a_test_does_not_write_over_results_of_another_config(run, probe, tmp_path):
+    """Such as those of the training whose model it tests."""
+    run()
+    finish(probe, tmp_path / "out")
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    probe.calls.clear()
+    status, error = run("--eval-only", "--model-dir", str(tmp_path / "out"), "DATASET.SUBSAMPLE_CLASSES", "new")
+    assert (
+        status == 2 and "holds the results of a run with another config: DATASET.SUBSAMPLE_CLASSES all -> new" in error
+    )
+    assert (tmp_path / "out" / "results.json").read_bytes() == before and probe.calls == []
+    assert run("--eval-only", "--model-dir", str(tmp_path / "out"))[0] == 0
+
+
 # ---------------------------------------------------------------------------------------------- whole numbers
 
 
