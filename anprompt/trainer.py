@@ -23,7 +23,8 @@ from yacs.config import CfgNode
 
 from anprompt import checkpoint
 from anprompt.backbone import Backbone, find_weights, load_clip
-from anprompt.cfg import as_plain, require
+from anprompt.cfg import as_plain, require, require_number
+from anprompt.loaders import stop_workers, with_cached_images, with_kept_images
 from anprompt.nearest import require_known
 from anprompt.prompted import PromptedCLIP
 from anprompt.results import Tally, peak_memory, subset_digest, versions
@@ -54,6 +55,10 @@ class PromptTrainer(ResumableTrainer):
     model's logits, and these are its only head. Settings that a checkpoint depends on go into
     :meth:`required_settings`.
     """
+
+    train_loader_x: Any
+    val_loader: Any
+    test_loader: Any
 
     # ------------------------------------------------------------------ what a method supplies
 
@@ -100,11 +105,19 @@ class PromptTrainer(ResumableTrainer):
         require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
         template_for(cfg.DATASET.NAME, cfg.DATASET.TEMPLATE)
         require_known("TEST.SPLIT", cfg.TEST.SPLIT, ("val", "test"))
+        require_number("DATALOADER.KEEP_TRAIN_GB", cfg.DATALOADER.KEEP_TRAIN_GB, 0)
 
     def __init__(self, cfg: CfgNode):
         started = time.perf_counter()
         super().__init__(cfg)
         self.build_seconds = time.perf_counter() - started  # data set, weights, text
+
+    def build_data_loader(self) -> None:
+        """Dassl's loaders, with images that are decoded once and workers that stay."""
+        super().build_data_loader()
+        self.train_loader_x = with_kept_images(self.train_loader_x)
+        self.test_loader = with_cached_images(self.test_loader)
+        self.val_loader = with_cached_images(self.val_loader)
 
     def build_model(self) -> None:
         cfg = self.cfg
@@ -146,7 +159,13 @@ class PromptTrainer(ResumableTrainer):
     # ------------------------------------------------------------------ training
 
     def parse_batch_train(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        return self.on_device(batch["img"]), self.on_device(batch["label"])
+
+    def parse_batch_test(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        return self.on_device(batch["img"]), self.on_device(batch["label"])
+
+    def on_device(self, values: Tensor) -> Tensor:
+        return values.to(self.device, non_blocking=True)  # only a copy from pinned memory does not block
 
     def forward_backward(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """One step: loss terms, backward through the learnables, update; the schedule moves at the epoch's end."""
@@ -179,6 +198,10 @@ class PromptTrainer(ResumableTrainer):
         if broken:
             self.fail_on_numbers("the loss is", broken)
         return values
+
+    def after_train(self) -> None:
+        stop_workers(self.train_loader_x)  # before the evaluation starts its own
+        super().after_train()
 
     # ------------------------------------------------------------------ evaluation
 
