@@ -65,9 +65,9 @@ def arguments(loader: DataLoader) -> dict[str, Any]:
 class StayingLoader(DataLoader):
     """A DataLoader whose workers stay from its first epoch on, and draw what workers started anew would draw.
 
-    With ``num_workers`` 0, or a ``worker_init_fn``, it is the plain loader. PyTorch's ``persistent_workers`` alone would
-    draw differently: workers started anew are seeded with a number that the main process draws for every epoch, those
-    that stay are not. Here it is drawn all the same, and travels to the workers beside the indices.
+    With ``num_workers`` 0, or a ``worker_init_fn``, it is the plain loader. PyTorch's ``persistent_workers`` alone
+    would change the draws: workers started anew are seeded with a number that the main process draws for every epoch,
+    those that stay are not. Here it is drawn all the same, and travels to the workers beside the indices.
 
     Changes to the dataset do not reach the workers of a later epoch, unless :meth:`stop` comes first.
     """
