@@ -1,8 +1,10 @@
 """Workers that stay: the same batches and the same draws as workers started anew, and none of them left behind."""
 
+import json
 import multiprocessing
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from anprompt import loaders
 from anprompt.image_cache import CachingLoader
 from anprompt.loaders import StayingLoader, arguments, with_cached_images, with_kept_images
 from dassl.data import DataManager, DatasetWrapper
-from tests.runs import QUICK, REPOSITORY
+from tests.runs import QUICK, REPOSITORY, finish
 
 
 class Drawing(Dataset):
@@ -169,7 +171,47 @@ def test_loaders_of_others_stay_as_they_are(manager):
     assert with_cached_images(own_collate) is own_collate
 
 
-# ---------------------------------------------------------------------------------------------- end of a run
+# ---------------------------------------------------------------------------------------------- whole runs
+
+
+def equal(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_run_computes_what_it_would_with_dassls_own_loaders(workers, make_cfg, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+
+    def outcome(name, *options):
+        options = ("DATALOADER.NUM_WORKERS", workers, "TEST.FINAL_MODEL", "best_val", *options)
+        cfg = make_cfg(*options, trainer="CoOp", classes="new", output=name)
+        trainer = finish(cfg)
+        (folder,) = Path(cfg.OUTPUT_DIR).glob("prompt_learner")
+        saved = torch.load(folder / "model.pth.tar-3", weights_only=True)
+        results = json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text())
+        timed = ("cost", "config", "train_seconds")
+        return trainer, *({k: v for k, v in record.items() if k not in timed} for record in (saved, results))
+
+    filling, weights, results = outcome("filling")
+    reading = outcome("reading")
+    off = outcome("off", "DATALOADER.KEEP_TRAIN_GB", "0.0", "DATALOADER.CACHE_TEST", "False")
+    monkeypatch.undo()
+    for name in ("with_kept_images", "with_cached_images"):
+        monkeypatch.setattr(f"anprompt.trainer.{name}", lambda loader: loader)
+    plain = outcome("plain")
+    assert filling.train_loader_x.dataset.kept and filling.test_loader.dataset.images is not None
+    assert filling.val_loader.dataset.images is not None
+    assert not off[0].train_loader_x.dataset.kept and off[0].test_loader.dataset.images is None
+    assert type(plain[0].train_loader_x) is type(plain[0].test_loader) is DataLoader
+    for _, other_weights, other_results in (reading, off, plain):
+        assert equal(weights, other_weights)
+        assert results == other_results
 
 
 def arguments_of_a_run(data_root, folder):
