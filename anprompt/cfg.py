@@ -14,8 +14,8 @@ from anprompt.nearest import suggest
 
 # Where a run's files are and how it is watched: none of it changes what the run computes.
 CIRCUMSTANCES = (
-    "DATALOADER.NUM_WORKERS", "DATASET.ROOT", "MODEL.BACKBONE.PATH", "OUTPUT_DIR", "RESUME", "TRAIN.CUDA_GRAPH",
-    "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE",
+    "DATALOADER.CACHE_TEST", "DATALOADER.KEEP_TRAIN_GB", "DATALOADER.NUM_WORKERS", "DATASET.ROOT",
+    "MODEL.BACKBONE.PATH", "OUTPUT_DIR", "RESUME", "TRAIN.CUDA_GRAPH", "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE",
 )  # fmt: skip
 DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
 WHOLE = re.compile(r"[+-]?\d+")
@@ -28,12 +28,18 @@ DATASET_KEYS = {
     "SPLIT": "",  # DATASET.NAME ImageFolder: a CSV or JSON file in it that lists them; empty: train/<class>/
 }
 
+DATALOADER_KEYS = {
+    "KEEP_TRAIN_GB": 2.0,  # decoded training images stay in memory if they take no more (10^9 bytes); 0: never
+    "CACHE_TEST": True,  # decoded test images stay on disk, in anprompt/test_images/ of the user's folder for caches
+}
+
 
 def add_shared_cfg(cfg: CfgNode) -> None:
     """Add the keys that all trainers here read, where the caller's ``train.py`` has not added them."""
-    for key, value in DATASET_KEYS.items():
-        if key not in cfg.DATASET:
-            cfg.DATASET[key] = value
+    for node, keys in ((cfg.DATASET, DATASET_KEYS), (cfg.DATALOADER, DATALOADER_KEYS)):
+        for key, value in keys.items():
+            if key not in node:
+                node[key] = value
     if "PATH" not in cfg.MODEL.BACKBONE:
         cfg.MODEL.BACKBONE.PATH = ""  # weights file; empty: the usual places for MODEL.BACKBONE.NAME
     if "CUDA_GRAPH" not in cfg.TRAIN:

@@ -23,8 +23,9 @@ from yacs.config import CfgNode
 
 from anprompt import checkpoint, distributed
 from anprompt.backbone import Backbone, find_weights, load_clip_once
-from anprompt.cfg import as_plain, require
+from anprompt.cfg import as_plain, require, require_number
 from anprompt.graphs import GraphedStep
+from anprompt.loaders import stop_workers, with_cached_images, with_kept_images
 from anprompt.nearest import require_known
 from anprompt.prompted import PromptedCLIP
 from anprompt.results import RESULTS, Tally, peak_memory, subset_digest, versions
@@ -54,6 +55,10 @@ class PromptTrainer(ResumableTrainer):
     model's logits, and these are its only head. Settings that a checkpoint depends on go into
     :meth:`required_settings`.
     """
+
+    train_loader_x: Any
+    val_loader: Any
+    test_loader: Any
 
     # ------------------------------------------------------------------ what a method supplies
 
@@ -104,6 +109,7 @@ class PromptTrainer(ResumableTrainer):
         require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
         template_for(cfg.DATASET.NAME, cfg.DATASET.TEMPLATE)
         require_known("TEST.SPLIT", cfg.TEST.SPLIT, ("val", "test"))
+        require_number("DATALOADER.KEEP_TRAIN_GB", cfg.DATALOADER.KEEP_TRAIN_GB, 0)
 
     def __init__(self, cfg: CfgNode):
         started = time.perf_counter()
@@ -111,7 +117,11 @@ class PromptTrainer(ResumableTrainer):
         self.build_seconds = time.perf_counter() - started  # data set, weights, text
 
     def build_data_loader(self) -> None:
+        """Dassl's loaders, with images that are decoded once and workers that stay."""
         distributed.main_first(super().build_data_loader)
+        self.train_loader_x = with_kept_images(self.train_loader_x)
+        self.test_loader = with_cached_images(self.test_loader)
+        self.val_loader = with_cached_images(self.val_loader)
 
     def build_model(self) -> None:
         cfg = self.cfg
@@ -160,7 +170,13 @@ class PromptTrainer(ResumableTrainer):
         self.objective = distributed.averaged(self.loss_terms, self.model.learner)
 
     def parse_batch_train(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        return self.on_device(batch["img"]), self.on_device(batch["label"])
+
+    def parse_batch_test(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        return self.on_device(batch["img"]), self.on_device(batch["label"])
+
+    def on_device(self, values: Tensor) -> Tensor:
+        return values.to(self.device, non_blocking=True)  # only a copy from pinned memory does not block
 
     def forward_backward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """One step: loss terms, backward through the learnables, update; the schedule moves at the epoch's end.
@@ -217,6 +233,10 @@ class PromptTrainer(ResumableTrainer):
             if broken:
                 self.fail_on_numbers("the loss is", broken, batch)
         self.unchecked.clear()
+
+    def after_train(self) -> None:
+        stop_workers(self.train_loader_x)  # before the evaluation starts its own
+        super().after_train()
 
     # ------------------------------------------------------------------ evaluation
 

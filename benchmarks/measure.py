@@ -1,13 +1,16 @@
-"""Clocks, memory, and the machine."""
+"""Clocks, memory, the machine, and how a benchmark hands over its results."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -169,3 +172,29 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+# ---------------------------------------------------------------------------------------------- results
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    parser.add_argument("--markdown", action="store_true", help="print what docs/performance.md shows")
+
+
+def result_of(benchmark: str, argv: Sequence[str] | None, **values: Any) -> dict[str, Any]:
+    """``values`` of a benchmark, with the command line and the machine that they come from."""
+    words = sys.argv[1:] if argv is None else argv
+    command = " ".join([f"python -m benchmarks.{benchmark}", *words])
+    return {"benchmark": benchmark, **values, "command": command, "machine": machine(values.get("device", "cpu"))}
+
+
+def save(result: Mapping[str, Any], file: Path | None) -> None:
+    if file:
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def hand_over(result: dict[str, Any], args: argparse.Namespace, table: Callable[[dict[str, Any]], str]) -> None:
+    """Save the results and print them, as :func:`add_output_options` lets the user choose."""
+    save(result, args.output)
+    print(table(result) if args.markdown else json.dumps(result, indent=1))

@@ -120,22 +120,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder of the data sets (default: a temporary one, where Shapes is drawn)")
-    parser.add_argument("--output", type=Path, help="JSON file for the results")
-    parser.add_argument("--markdown", action="store_true", help="print the table of docs/performance.md")
+    measure.add_output_options(parser)
     parser.add_argument("extra", nargs="*", help="more arguments of train.py, behind --")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         seconds = measure_run(str(Path(args.root or folder).resolve()), folder, args.extra)
-    result = {
-        "benchmark": "run",
-        "command": "python -m benchmarks.run " + " ".join(sys.argv[1:] if argv is None else argv),
-        "machine": measure.machine("cpu"),
-        "phases": seconds,
-        "total": sum(seconds.values()),
-    }
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(run_table(result) if args.markdown else json.dumps(result, indent=1))
+    result = measure.result_of("run", argv, phases=seconds, total=sum(seconds.values()))
+    measure.hand_over(result, args, run_table)
     return 0
 
 

@@ -12,12 +12,10 @@ minutes with five repeats, those of batch 32 much longer; a formulation that doe
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,8 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--backbone", choices=BACKBONES, default="ViT-B/16")
     parser.add_argument("--repeats", type=int, help="timed steps of each formulation (default: fewer for large cases)")
-    parser.add_argument("--output", type=Path, help="JSON file for the results")
-    parser.add_argument("--markdown", action="store_true", help="print the tables of docs/performance.md")
+    measure.add_output_options(parser)
     return parser
 
 
@@ -163,22 +160,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         print("error: --device cuda, but PyTorch finds no CUDA device: use --device cpu", file=sys.stderr)
         return 2
-    result = {
-        "benchmark": "step",
-        "method": "ANPrompt",
-        "backbone": args.backbone,
-        "device": args.device,
-        "precision": args.precision,
-        "command": "python -m benchmarks.step " + " ".join(sys.argv[1:] if argv is None else argv),
-        "machine": measure.machine(args.device),
-        "cases": [],
-    }
+    settings = {"method": "ANPrompt", "backbone": args.backbone, "device": args.device, "precision": args.precision}
+    cases: list[dict[str, Any]] = []
+    result = measure.result_of("step", argv, **settings, cases=cases)
     for name in tqdm(args.cases, desc="cases"):
-        case = run_case(CASES[name], args.backbone, args.device, args.precision, args.repeats)
-        result["cases"].append(case)
-        if args.output:  # whatever happens to the next case
-            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(step_table(result) if args.markdown else json.dumps(result, indent=1))
+        cases.append(run_case(CASES[name], args.backbone, args.device, args.precision, args.repeats))
+        measure.save(result, args.output)  # whatever happens to the next case
+    measure.hand_over(result, args, step_table)
     return 0
 
 

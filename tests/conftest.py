@@ -1,6 +1,8 @@
 """Shared fixtures: a small random CLIP in double precision, the oracle of the same weights, and quick real runs."""
 
+import os
 import signal
+import tempfile
 
 import open_clip
 import pytest
@@ -14,6 +16,9 @@ from tests.stand_in import caller
 # A shell lets what it starts in the background ignore Ctrl-C, and children inherit that: some tests interrupt theirs.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+CACHES = tempfile.TemporaryDirectory(prefix="anprompt-tests-")
+os.environ["XDG_CACHE_HOME"] = CACHES.name  # nothing of a test goes into the user's caches, nor comes from there
 
 WORDS = 49408  # CLIP's vocabulary
 CONTEXT = 77

@@ -393,6 +393,7 @@ def test_a_wrong_image_size_is_refused(make_cfg):
         ("TEST.SPLIT", "vall", r"unknown TEST.SPLIT 'vall': did you mean val\?"),
         ("TEST.FINAL_MODEL", "best", "unknown TEST.FINAL_MODEL 'best'"),
         ("OPTIM.MAX_EPOCH", "0", "OPTIM.MAX_EPOCH: expected at least 1, got 0"),
+        ("DATALOADER.KEEP_TRAIN_GB", "-1.0", r"DATALOADER.KEEP_TRAIN_GB: expected a number in 0\.\.inf, got -1.0"),
     ],
 )
 def test_settings_that_would_silently_mean_something_else_are_refused(make_cfg, option, value, message):

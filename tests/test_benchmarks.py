@@ -249,20 +249,30 @@ def test_a_case_that_does_not_fit_is_shown_as_such():
 # ---------------------------------------------------------------------------------------------- input and whole run
 
 
-def test_data_measures_the_loader_of_a_run(tmp_path, monkeypatch, capsys):
+def test_data_measures_the_loaders_of_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(data, "CLASSES", 2)
     monkeypatch.setattr(data, "SHOTS", 4)
-    loader = data.loader_of("SyntheticPhotos", str(tmp_path), 0)
+    training, test = data.dassls_loaders("SyntheticPhotos", str(tmp_path), 0)
     assert len(list(tmp_path.glob("synthetic_photos/*.jpg"))) == 8
     assert data.Image.open(next(tmp_path.glob("*/*.jpg"))).size == data.PHOTO_SIZE
-    (first, second) = list(loader)
+    (first, second) = list(training)
     assert first["img"].shape == (4, 3, 224, 224) and second["img"].shape == first["img"].shape
-    assert data.with_kept_workers(loader).dataset is loader.dataset
-    row = data.measure_loader("SyntheticPhotos", str(tmp_path), 0)
-    speeds = {key: value for key, value in row.items() if key not in ("images", "workers")}
-    assert len(speeds) == 6 and min(speeds.values()) > 0
-    shown = report.data_table({"command": "x", "machine": measure.machine("cpu"), "loaders": [row]})
-    assert f"{row['decode']:,.0f}" in shown
+    ours = data.with_kept_images(training), data.with_cached_images(test)
+    for _ in range(2):
+        assert [len(list(loader)) for loader in ours] == [2, 1]
+    assert ours[0].dataset.kept and ours[1].dataset.images is not None  # what is measured is at work
+    monkeypatch.setattr(data, "Shapes", data.SyntheticPhotos)
+    capsys.readouterr()
+    file = tmp_path / "data.json"
+    assert data.main(["--workers", "0", "--root", str(tmp_path), "--output", str(file), "--markdown"]) == 0
+    result = json.loads(file.read_text())
+    (row, _) = result["loaders"]
+    speeds = [row[key] for key in ("decode", "transform", "collate")]
+    passes = [row[use][who] for use in ("training", "test") for who in ("dassl", "ours")]
+    speeds += [speed for found in passes for speed in found.values()]
+    assert len(speeds) == 11 and min(speeds) > 0
+    shown = capsys.readouterr().out
+    assert shown.strip() == report.data_table(result).strip() and all(f"{speed:,.0f}" in shown for speed in speeds)
 
 
 def test_phases_nest_and_add_up(monkeypatch):

@@ -210,7 +210,8 @@ def test_finished_run_is_not_repeated_elsewhere_either(run, probe, tmp_path):
     finish(probe, tmp_path / "out")
     probe.calls.clear()
     circumstances = ("--root", "elsewhere", "DATALOADER.NUM_WORKERS", "3", "TRAIN.PRINT_FREQ", "1", "USE_CUDA", "False")
-    circumstances += ("MODEL.BACKBONE.PATH", "moved.pt")
+    circumstances += ("MODEL.BACKBONE.PATH", "moved.pt", "DATALOADER.KEEP_TRAIN_GB", "0")
+    circumstances += ("DATALOADER.CACHE_TEST", "False")
     assert run("--seed", "1", "--skip-finished", *circumstances)[0] == 0
     assert probe.calls == []
 
