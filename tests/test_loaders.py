@@ -157,6 +157,7 @@ def test_what_dassl_chose_is_kept(manager):
         )
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # without a GPU nothing is pinned
 def test_memory_stays_pinned():
     loader = make(StayingLoader, pin_memory=True)
     list(loader)
