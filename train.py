@@ -282,4 +282,6 @@ def run_and_report(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    gc.freeze()  # or Python looks for garbage in all that was imported before it ends: most of a second
+    sys.exit(status)

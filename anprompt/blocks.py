@@ -32,7 +32,8 @@ def converted(weight: Tensor) -> Tensor:
     state = (torch.get_autocast_dtype(device), weight._version, weight.data_ptr(), weight.device)
     known, copy = _half_copies.get(weight, (None, None))
     if known != state:
-        copy = weight.detach().to(state[0])
+        with torch.inference_mode(False):  # a training step may be the next to use it
+            copy = weight.detach().to(state[0])
         _half_copies[weight] = (state, copy)
     return copy
 

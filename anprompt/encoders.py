@@ -240,7 +240,8 @@ def run_text_block(block: Any, prefix: Tensor, own: Tensor, layout: TextLayout) 
 @cache
 def causal_mask(rows: int, device: torch.device) -> Tensor:
     """Bool ``[rows, rows]``, true where a row (first index) sees a row (second): itself and those before it."""
-    return torch.ones(rows, rows, dtype=torch.bool, device=device).tril_()
+    with torch.inference_mode(False):  # it is kept, and a training step may be the next to use it
+        return torch.ones(rows, rows, dtype=torch.bool, device=device).tril_()
 
 
 def run_last_text_block(block: Any, prefix: Tensor, own: Tensor, layout: TextLayout) -> Tensor:

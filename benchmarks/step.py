@@ -5,8 +5,8 @@
     python -m benchmarks.step --device cuda --precision bf16 --markdown
 
 A case is C classes and B images, ``50x4``. Times are taken in one process, both formulations in turn; memory in a
-process for each. The weights are random, of ViT-B/16's shape. On two CPU cores the cases 50x4 and 199x4 take eight
-minutes with five repeats, those of batch 32 much longer; a formulation that does not fit into memory is left out.
+process for each. The weights are random, of ViT-B/16's shape. On two CPU cores all cases take half an hour, those of
+batch 4 eight minutes; a formulation that does not fit into memory is left out.
 """
 
 from __future__ import annotations

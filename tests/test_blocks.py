@@ -5,6 +5,7 @@ import torch
 
 from anprompt import blocks
 from anprompt.blocks import run_block
+from anprompt.encoders import Tokens, causal_mask, text_features, text_trunk
 from tests.conftest import small_clip
 
 TOLERANCE = 1e-9
@@ -96,6 +97,18 @@ def test_weights_stay_as_they_are_in_full_precision_and_where_they_are_trained()
     with half_precision():
         assert blocks.converted(weight.double()).dtype == torch.float64
         assert blocks.converted(trained := weight.clone().requires_grad_()) is trained
+
+
+def test_what_inference_has_converted_serves_training():
+    clip = small_clip(depth=2).float()
+    ids = torch.tensor([[5, 8, 49407], [5, 9, 49407]])
+    tokens = Tokens({2: torch.zeros(1, 32, requires_grad=True)}, insert=True)
+    causal_mask.cache_clear()
+    with half_precision():
+        with torch.inference_mode():
+            text_features(clip, text_trunk(clip, ids, 2), tokens)
+        text_features(clip, text_trunk(clip, ids, 2), tokens).sum().backward()
+    assert tokens.layers[2].grad.abs().max() > 0
 
 
 def test_converted_weights_go_with_their_model():
