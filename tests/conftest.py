@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import anprompt  # noqa: F401  makes `import dassl` work
+from dassl.utils import read_image
 from tests.oracle import Oracle
 from tests.runs import run_cfg
 from tests.stand_in import caller
@@ -62,6 +63,20 @@ def prompts():
 def call(tmp_path):
     """Run a script with a stand-in for Python: see :func:`tests.stand_in.caller`."""
     return caller(tmp_path)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Paths of the images that this process decodes from here on."""
+    paths = []
+
+    def noted(path):
+        paths.append(path)
+        return read_image(path)
+
+    for module in ("anprompt.images", "anprompt.image_cache", "dassl.data.data_manager"):
+        monkeypatch.setattr(f"{module}.read_image", noted)
+    return paths
 
 
 @pytest.fixture

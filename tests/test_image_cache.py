@@ -43,20 +43,6 @@ def items(tmp_path):
 
 
 @pytest.fixture
-def decoded(monkeypatch):
-    """Paths of the images that this process decodes from here on."""
-    paths = []
-
-    def noted(path):
-        paths.append(path)
-        return read_image(path)
-
-    monkeypatch.setattr(image_cache, "read_image", noted)
-    monkeypatch.setattr("dassl.data.data_manager.read_image", noted)
-    return paths
-
-
-@pytest.fixture
 def make_loader(make_cfg, items):
     def make(transform=PLAIN, workers=0, items=items, options=(), **arguments):
         dataset = CachedImages(make_cfg(*options), items, transform)

@@ -28,20 +28,6 @@ def items(tmp_path):
     return [*found, found[0]]
 
 
-@pytest.fixture
-def decoded(monkeypatch):
-    """Paths of the images that are decoded from here on."""
-    paths = []
-
-    def noted(path):
-        paths.append(path)
-        return read_image(path)
-
-    monkeypatch.setattr(images, "read_image", noted)
-    monkeypatch.setattr("dassl.data.data_manager.read_image", noted)
-    return paths
-
-
 def as_array(image):
     assert image.mode == "RGB"
     return torch.from_numpy(np.array(image))
