@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -30,22 +30,34 @@ def record_cuda_graph(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Te
     Raises:
         RuntimeError: it cannot be recorded, for example because it waits for the device.
     """
-    stream = torch.cuda.Stream()  # gradients must have been accumulated on the stream that is recorded
-    stream.wait_stream(torch.cuda.current_stream())
+    current, stream = torch.cuda.current_stream(), side_stream(torch.cuda.current_device())
+    stream.wait_stream(current)  # gradients must have been accumulated on the stream that is recorded
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
             run()
-    torch.cuda.current_stream().wait_stream(stream)
+    current.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        result = run()
+    try:
+        # By this thread alone: meanwhile, the loader's thread pins memory.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            result = run()
+    finally:
+        torch.cuda.set_stream(current)  # a capture that fails may leave the other one behind
     return graph.replay, result
 
 
-class GraphedStep:
-    """A step that is recorded the first time it runs, compared with the eager one, and replayed from then on.
+@cache
+def side_stream(device: int) -> torch.cuda.Stream:
+    """One per device: libraries keep memory for every stream that they have seen."""
+    return torch.cuda.Stream(device)
 
-    Where recording fails, or a replay gives another loss or gradient, it stays eager and logs why, once.
+
+class GraphedStep:
+    """A step that is recorded the first time it runs, compared with the eager one the next time, and then replayed.
+
+    Where recording fails, or a replay gives another loss or gradient than the eager step with the same batch, it stays
+    eager and logs why, once. Loss and gradients that are not finite (loss scaling may begin so) prove nothing: it tries
+    again with the next batch.
 
     Args:
         step: ``(images, labels)`` -> numbers to report, ``[n]``, the loss first; leaves the gradients in
@@ -63,6 +75,7 @@ class GraphedStep:
     def forget(self) -> None:
         """Drop the recording: tensors that the step reads may have been replaced. The next step records anew."""
         self.replay: Callable[[], None] | None = None
+        self.compared = False
         self.inputs: tuple[Tensor, ...] = ()
         self.numbers: Tensor | None = None
         self.gradients: list[Tensor | None] = []
@@ -72,41 +85,50 @@ class GraphedStep:
         if self.obstacle:
             return self.step(*given)
         if self.replay is None:
-            return self.start(*given)
+            return self.eager_beside(given, self.start)
         if any(new.shape != old.shape or new.dtype != old.dtype for new, old in zip(given, self.inputs, strict=True)):
             return self.step(*given)
+        if not self.compared:
+            return self.eager_beside(given, self.compare)
+        return self.replayed(given)
+
+    def replayed(self, given: tuple[Tensor, Tensor]) -> Tensor:
+        assert self.replay is not None and self.numbers is not None
         for new, old in zip(given, self.inputs, strict=True):
             old.copy_(new)
         self.replay()
         self.set_gradients(self.gradients)  # an eager step in between puts others there
-        assert self.numbers is not None
         return self.numbers.clone()
-
-    def start(self, images: Tensor, labels: Tensor) -> Tensor:
-        """An eager step, and beside it the recording of the next ones."""
-        numbers = self.step(images, labels)
-        gradients = [None if entry.grad is None else entry.grad.clone() for entry in self.parameters]
-        self.inputs = (images.clone(), labels.clone())
-        try:
-            self.replay, self.numbers = self.record(partial(self.step, *self.inputs))
-            self.gradients = [entry.grad for entry in self.parameters]
-            self.replay()
-            self.compare([numbers[0], *gradients], [self.numbers[0], *self.gradients])
-        except RuntimeError as error:
-            self.obstacle = str(error).strip().splitlines()[0]
-            logger.warning("CUDA graph: not used, training goes on without it (%s)", self.obstacle)
-            self.forget()
-        self.set_gradients(gradients)
-        return numbers
 
     def set_gradients(self, gradients: Iterable[Tensor | None]) -> None:
         for entry, gradient in zip(self.parameters, gradients, strict=True):
             entry.grad = gradient
 
-    @staticmethod
-    def compare(eager: list[Tensor | None], replayed: list[Tensor | None]) -> None:
-        """Raise a RuntimeError unless a replay gave the eager loss (first) and gradients."""
-        if [entry is None for entry in eager] != [entry is None for entry in replayed]:
+    def eager_beside(self, given: tuple[Tensor, Tensor], act: Callable[..., None]) -> Tensor:
+        """An eager step, which counts, and ``act`` on the recording; it gets the batch, the loss and the gradients."""
+        numbers = self.step(*given)
+        gradients = [None if entry.grad is None else entry.grad.clone() for entry in self.parameters]
+        eager = [numbers[0], *gradients]
+        if torch.stack([values.isfinite().all() for values in eager if values is not None]).all():
+            try:
+                act(given, eager)
+            except RuntimeError as error:
+                self.obstacle = reason(error)
+                logger.warning("CUDA graph: not used, training goes on without it (%s)", self.obstacle)
+                self.forget()
+        self.set_gradients(gradients)
+        return numbers
+
+    def start(self, given: tuple[Tensor, Tensor], eager: list[Tensor | None]) -> None:
+        """Record the step."""
+        self.inputs = tuple(values.clone() for values in given)
+        self.replay, self.numbers = self.record(partial(self.step, *self.inputs))
+        self.gradients = [entry.grad for entry in self.parameters]
+
+    def compare(self, given: tuple[Tensor, Tensor], eager: list[Tensor | None]) -> None:
+        """Raise a RuntimeError unless a replay with a batch that was not recorded gives what the eager step gives."""
+        replayed = [self.replayed(given)[0], *self.gradients]
+        if [values is None for values in eager] != [values is None for values in replayed]:
             raise RuntimeError("a replay gives gradients to other learnables than the eager step")
         pairs = [(a, b) for a, b in zip(eager, replayed, strict=True) if a is not None and b is not None]
         sizes = torch.stack([a.abs().max().double() for a, _ in pairs])
@@ -115,3 +137,11 @@ class GraphedStep:
         worst = (errors / sizes.clamp(min=1e-30)).max().item()
         if not worst <= TOLERANCE:
             raise RuntimeError(f"a replay differs from the eager step by {100 * worst:.0f} %")
+        self.compared = True
+
+
+def reason(error: BaseException) -> str:
+    """First line of what came first: the error that ends a recording hides the one that spoilt it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -186,8 +186,11 @@ class PromptTrainer(ResumableTrainer):
         numbers = self.gradients(*self.parse_batch_train(batch))
         self.scaler.step(self.optim)
         self.scaler.update()
-        self.check_terms(numbers[1:-1])
-        if self.batch_idx + 1 == self.num_batches:
+        self.unchecked[self.batch_idx] = numbers[1:-1]
+        done, frequency = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
+        if frequency > 0 and done % frequency == 0:
+            self.check_terms()
+        if done == self.num_batches:
             self.update_lr()
         return dict(zip(("loss", *self.term_names, "acc"), numbers, strict=True))
 
@@ -205,34 +208,33 @@ class PromptTrainer(ResumableTrainer):
         started = time.perf_counter()
         if isinstance(self.gradients, GraphedStep):
             self.gradients.forget()  # between epochs, a method may replace what a step reads
+        self.unchecked.clear()  # of an epoch that was left half-way
         super().run_epoch()
+        self.check_terms()
         self.train_seconds += time.perf_counter() - started
 
-    def check_terms(self, values: Tensor) -> None:
-        """Note this batch's loss terms; where a progress line or the epoch's end is due, look at all noted ones.
-
-        Args:
-            values: one number for each of the loss's terms.
+    def check_terms(self) -> None:
+        """Look at all loss terms since the last time: where a progress line is due, and at the epoch's end.
 
         Raises:
-            FloatingPointError: names what is not finite in the first such batch. No checkpoint has seen it.
+            FloatingPointError: names those of the first batch that has any that are not finite. No checkpoint has seen
+                that batch.
         """
-        if self.batch_idx == 0:
-            self.unchecked.clear()  # of an epoch that was left half-way
-        self.unchecked[self.batch_idx] = values
-        done, frequency = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
-        if done < self.num_batches and (frequency <= 0 or done % frequency):
+        if not self.unchecked:
             return
         rows = torch.stack(list(self.unchecked.values())).tolist()
         for batch, row in zip(self.unchecked, rows, strict=True):
-            broken = [
-                f"{name} = {value}"
-                for name, value in zip(self.term_names, row, strict=True)
-                if not math.isfinite(value)
-            ]
+            terms = zip(self.term_names, row, strict=True)
+            broken = [f"{name} = {value}" for name, value in terms if not math.isfinite(value)]
             if broken:
                 self.fail_on_numbers("the loss is", broken, batch)
         self.unchecked.clear()
+
+    def train(self) -> None:
+        try:
+            super().train()
+        finally:
+            stop_workers(self.train_loader_x)  # now: left to the garbage collector, some may live on
 
     def after_train(self) -> None:
         stop_workers(self.train_loader_x)  # before the evaluation starts its own

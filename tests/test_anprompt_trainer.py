@@ -264,6 +264,18 @@ def test_a_loss_found_late_is_reported_for_the_batch_where_it_began(make_cfg, mo
     assert trainer.batch_idx == 3  # the fourth batch, where the next line was due
 
 
+def test_a_loss_that_breaks_behind_the_last_line_is_found(make_cfg, monkeypatch):
+    """Also where an epoch has fewer batches than its loader announces."""
+    trainer = start(make_cfg("TRAIN.PRINT_FREQ", "0"))
+    trainer.train_loader_x = type("Loader", (list,), {"__len__": lambda self: 100})(trainer.train_loader_x)
+    monkeypatch.setattr(
+        "trainers.anprompt.weak_alignment_loss",
+        lambda *logits: logits[0].sum() * (float("nan") if trainer.batch_idx == 2 else 0.0),
+    )
+    with pytest.raises(FloatingPointError, match="epoch 1, batch 3: wa = nan"):
+        trainer.train()
+
+
 def test_learnables_that_are_not_finite_do_not_replace_the_last_checkpoint(make_cfg, monkeypatch, tmp_path):
     """The last step of an epoch may break the weights after its loss was still fine."""
     trainer = start(make_cfg())

@@ -223,7 +223,7 @@ def arguments_of_a_run(data_root, folder):
     return [*flags, *yaml, *QUICK, "DATALOADER.NUM_WORKERS", "2", "DATASET.SUBSAMPLE_CLASSES", "new"]
 
 
-@pytest.mark.parametrize("ends", ["well", "with an error", "by Ctrl-C"])
+@pytest.mark.parametrize("ends", ["well", "with an error", "by Ctrl-C", "within an epoch"])
 def test_no_worker_outlives_a_run(ends, data_root, tmp_path, monkeypatch):
     """Neither into the evaluation nor into the next run of the same process."""
     monkeypatch.chdir(REPOSITORY)
@@ -239,12 +239,19 @@ def test_no_worker_outlives_a_run(ends, data_root, tmp_path, monkeypatch):
         if error:
             raise error("enough")
 
+    def forward_backward(trainer, batch):
+        seen.append(len(multiprocessing.active_children()))
+        raise ValueError("enough")
+
     monkeypatch.setattr("anprompt.trainer.PromptTrainer.test", test)
+    if ends == "within an epoch":
+        monkeypatch.setattr("anprompt.trainer.PromptTrainer.forward_backward", forward_backward)
     monkeypatch.setattr("anprompt.resumable.ResumableTrainer.after_epoch", after_epoch)
     status = train.main(arguments_of_a_run(data_root, tmp_path))
     assert (status, seen) == {
         "well": (0, [2, 2, 2, []]),
         "with an error": (2, [2]),
         "by Ctrl-C": (130, [2]),
+        "within an epoch": (2, [2]),
     }[ends]
     assert not multiprocessing.active_children()

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -436,6 +437,48 @@ def test_numbers_may_stay_on_the_device_between_two_lines(frequency, toy_root, t
     run(toy_root, tmp_path / "tensors", *options)
     assert written == [(tag, pytest.approx(value, rel=1e-6), step) for tag, value, step in expected]
     assert fetched == {0: [10], 2: [4, 4, 2], 10: [2] * 5}[frequency]  # five batches of two numbers
+
+
+class Announced:
+    """A loader that yields fewer batches than its length says: with some samplers, epochs differ."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return 100
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+def test_numbers_of_a_shorter_epoch_are_written(toy_root, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(ToyTrainer, "write_scalar", lambda self, *scalar: written.append(scalar))
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = start(toy_root, tmp_path / "run", "OPTIM.MAX_EPOCH", 1, "TRAIN.PRINT_FREQ", 3, "TEST.NO_TEST", True)
+        trainer.train_loader_x = Announced(trainer.train_loader_x)
+        trainer.train()
+    assert [step for tag, _, step in written if tag == "train/loss"] == [0, 1, 2, 3, 4]
+
+
+def test_numbers_that_wait_hold_no_graph(toy_root, tmp_path, monkeypatch):
+    """Activations of all batches since the last line would not be freed."""
+    forward_backward, alive = ToyTrainer.forward_backward, []
+
+    def with_graph(self, batch):
+        weight = torch.ones(1, requires_grad=True)
+        alive.append(weakref.ref(weight))
+        return forward_backward(self, batch) | {"penalty": (2 * weight).sum()}
+
+    def count(self, *args):
+        counts.append(sum(reference() is not None for reference in alive))
+
+    counts = []
+    monkeypatch.setattr(ToyTrainer, "forward_backward", with_graph)
+    monkeypatch.setattr(ToyTrainer, "write_scalar", count)
+    run(toy_root, tmp_path / "run", "OPTIM.MAX_EPOCH", 1, "TRAIN.PRINT_FREQ", 0, "TEST.NO_TEST", True)
+    assert len(alive) == 5 and counts[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -212,17 +212,15 @@ class _Progress:
         trainer = self.trainer
         self.batch_time.update(time.time() - self.last)
         step = trainer.epoch * trainer.num_batches + trainer.batch_idx
-        self.waiting.append((step, trainer.get_current_lr(), summary))
-        done, frequency = trainer.batch_idx + 1, trainer.cfg.TRAIN.PRINT_FREQ
-        due = frequency > 0 and (done % frequency == 0 or trainer.num_batches < frequency)
-        if due or done == trainer.num_batches:
+        self.waiting.append((step, trainer.get_current_lr(), _detached(summary)))
+        frequency = trainer.cfg.TRAIN.PRINT_FREQ
+        if frequency > 0 and ((trainer.batch_idx + 1) % frequency == 0 or trainer.num_batches < frequency):
             self.fetch()
-        if due:
             print(self.line())
         self.last = time.time()
 
     def fetch(self) -> None:
-        """Average and write what has been waiting."""
+        """Average and write what has been waiting: before a line, and at the epoch's end."""
         for (step, rate, _), summary in zip(self.waiting, _numbers([entry[2] for entry in self.waiting]), strict=True):
             self.losses.update(summary)
             for name, meter in self.losses.meters.items():
@@ -246,10 +244,17 @@ class _Progress:
         return " ".join(fields)
 
 
+def _detached(summary: Any) -> Any:
+    """The same without what a backward pass would need, which must not wait with the numbers."""
+    if not isinstance(summary, Mapping):
+        return summary
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in summary.items()}
+
+
 def _numbers(summaries: list[Any]) -> list[Any]:
     """The same with numbers instead of one-element tensors, which come from the device in one transfer."""
     dicts = [summary for summary in summaries if isinstance(summary, Mapping)]
-    tensors = [value.detach().reshape(()) for entry in dicts for value in entry.values() if isinstance(value, Tensor)]
+    tensors = [value.reshape(()) for entry in dicts for value in entry.values() if isinstance(value, Tensor)]
     values = iter(
         torch.stack([tensor.to(tensors[0].device, torch.float64) for tensor in tensors]).tolist() if tensors else []
     )
@@ -273,6 +278,7 @@ class TrainerX(SimpleTrainer):
             self.batch_idx = batch_idx
             progress.loaded()
             progress.stepped(self.forward_backward(batch))
+        progress.fetch()
 
     def parse_batch_train(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and domains, on the device."""
@@ -297,6 +303,7 @@ class TrainerXU(SimpleTrainer):
             batch_x, batch_u = next(batches_x), next(batches_u)
             progress.loaded()
             progress.stepped(self.forward_backward(batch_x, batch_u))
+        progress.fetch()
 
     def _count_batches(self) -> int:
         counts = {"train_x": len(self.train_loader_x), "train_u": len(self.train_loader_u)}
