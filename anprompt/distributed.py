@@ -29,6 +29,7 @@ from anprompt.checkpoint import rng_state, set_rng_state
 # ended is no reason to wait: torchrun ends the others.
 TIMEOUT = timedelta(hours=2)
 CPU = torch.device("cpu")
+SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,7 +40,9 @@ Encoder = Callable[Concatenate[Any, Tensor, P], R]
 
 def start() -> None:
     """Join the other processes, where torchrun has started several; only the first one goes on printing."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if not all(name in os.environ for name in SET_BY_TORCHRUN):  # clusters set some of them for any process
+        return
+    if int(os.environ["WORLD_SIZE"]) == 1 or dist.is_initialized():
         return
     both = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=TIMEOUT)

@@ -39,15 +39,15 @@ def stored_result(cfg: CfgNode, args: argparse.Namespace) -> str | None:
 
 
 def check_replaced(cfg: CfgNode) -> None:
-    """A test writes its results over those in the output folder only if they are of the same config.
+    """A test does not write over what the output folder holds of a run with another config.
 
     Raises:
-        ValueError: they would be lost.
+        ValueError: it would.
     """
     results = read_json(Path(cfg.OUTPUT_DIR, RESULTS))
     stored = results.get("config") or started_config(Path(cfg.OUTPUT_DIR))
     if stored:
-        refuse_mixture(cfg, "the results of a run" if results else "an unfinished run", differences(stored, cfg))
+        refuse_mixture(cfg, "the results of a run" if results else "a run", differences(stored, cfg))
 
 
 def check_continuation(cfg: CfgNode) -> None:

@@ -7,6 +7,7 @@ every time (decoding them takes far longer): it cannot be stale. The first evalu
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -33,6 +34,7 @@ LAYOUT = "1"  # to be raised where what is stored for the same images changes
 DECODERS = ("jpg", "libjpeg_turbo", "jpg_2000", "webp", "libtiff")
 PROBLEM = "cache problem"  # key of a batch: why an image could not be stored, "" where it was
 DAY = 24 * 60 * 60
+QUIET = 10 * 60  # seconds after which nobody is expected to go on with an unfinished file
 
 
 def cache_folder() -> Path:
@@ -113,6 +115,10 @@ class CacheFile:
         right_size = as_written and images.shape == self.shape and size == images.offset + self.total_bytes
         return images if right_size else None
 
+    def is_being_written(self) -> bool:
+        """Whether another process is at it. Two at a time would do no harm, but take the room twice."""
+        return any(written_within(part, QUIET) for part in self.path.parent.glob(f"{self.path.stem}.*.part"))
+
     def begin(self) -> None:
         """Make room for all images.
 
@@ -127,6 +133,7 @@ class CacheFile:
             raise OSError(f"it takes {size_of(self.total_bytes)}, and only {size_of(free)} are free")
         self.part = folder / f"{self.path.stem}.{uuid.uuid4().hex}.part"
         self.offset = np.lib.format.open_memmap(self.part, mode="w+", dtype=np.uint8, shape=self.shape).offset
+        reserve(self.part, self.offset + self.total_bytes)
 
     def write(self, index: int, image: Image.Image) -> None:
         """Store one image. From any process; not through the map, where a full disk would kill it."""
@@ -159,9 +166,29 @@ class CacheFile:
 def remove_leftovers(folder: Path) -> None:
     """Unfinished files of processes that were killed: those that nobody has written to for a day."""
     for part in folder.glob("*.part"):
-        with contextlib.suppress(OSError):
-            if time.time() - part.stat().st_mtime > DAY:
+        if not written_within(part, DAY):
+            with contextlib.suppress(OSError):
                 part.unlink()
+
+
+def written_within(part: Path, seconds: float) -> bool:
+    """False where it is gone meanwhile."""
+    try:
+        return time.time() - part.stat().st_mtime <= seconds
+    except OSError:
+        return False
+
+
+def reserve(file: Path, size: int) -> None:
+    """Take the room now, so that others who ask how much is free count it in. OSError: there is not enough."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
 
 # ---------------------------------------------------------------------------------------------- dataset and loader
@@ -187,7 +214,11 @@ class CachedImages(Images):
                 self._open(self.steps)
         if self.file is None or self.images is not None or self.file.part is not None:
             return
-        if not distributed.is_main():  # one copy is enough; this process decodes
+        self.images = self.file.read()
+        if self.images is not None:
+            self._say(f"Test images: {len(self.images):,} decoded ones are read from {self.file.path}")
+            return
+        if self.file.is_being_written() or not distributed.is_main():  # this process decodes until they are there
             return
         try:
             self.file.begin()
@@ -204,9 +235,6 @@ class CachedImages(Images):
         self.stamps = [changed for _, changed in prints]
         name = digest_of([content for content, _ in prints], steps.fixed)
         self.file = CacheFile(folder / f"{name}.npy", (len(paths), *steps.size, 3))
-        self.images = self.file.read()
-        if self.images is not None:
-            self._say(f"Test images: {len(paths):,} decoded ones are read from {self.file.path}")
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self.file is None or self.steps is None:

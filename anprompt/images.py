@@ -16,6 +16,7 @@ from dassl.utils import read_image
 
 GB = 10**9
 THREADS = 8  # for reading and decoding, which let other threads run
+BLOCK = 1000  # images whose sizes are looked at before asking whether that is too much already
 PATIENCE = 1.0  # seconds before a progress bar appears
 
 
@@ -84,14 +85,19 @@ class KeptImages(Images):
         limit = self.cfg.DATALOADER.KEEP_TRAIN_GB * GB
         if not limit:
             return False
+        paths, needed = self._paths(), 0
         try:
-            needed = sum(in_threads(decoded_size, self._paths(), "reading sizes of training images"))
+            for start in range(0, len(paths), BLOCK):  # a whole data set of a million images need not be looked at
+                block = paths[start : start + BLOCK]
+                needed += sum(in_threads(decoded_size, block, "reading sizes of training images"))
+                if needed > limit:
+                    break
         except Exception:  # missing or damaged: read_image will name it when its turn comes
             return False
         if needed > limit:
             print(
-                f"Training images are decoded anew in every epoch: keeping them takes {size_of(needed)}, "
-                f"DATALOADER.KEEP_TRAIN_GB allows {size_of(limit)}"
+                "Training images are decoded anew in every epoch: keeping them takes more than the "
+                f"{size_of(limit)} that DATALOADER.KEEP_TRAIN_GB allows"
             )
         return needed <= limit
 

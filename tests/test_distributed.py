@@ -106,7 +106,9 @@ def test_the_other_processes_remove_nothing(monkeypatch, make_cfg, tmp_path):
 
 
 def test_an_ordinary_run_starts_no_group(monkeypatch):
-    for variables in ({}, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}):
+    cluster = {"WORLD_SIZE": "4", "SLURM_PROCID": "0"}  # set for any process there
+    alone = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for variables in ({}, cluster, alone):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         distributed.start()

@@ -225,13 +225,19 @@ def test_a_pass_that_misses_images_does_not_count(make_loader, folder):
     assert not files(folder) and loader.dataset.images is None
 
 
-def test_two_writers_do_no_harm(make_loader, folder):
+@pytest.mark.parametrize("late", [False, True])
+def test_two_at_once_do_no_harm(make_loader, folder, late, monkeypatch):
+    """The second decodes and stores nothing. If both began at the same moment, both store."""
+    if late:
+        monkeypatch.setattr(image_cache.CacheFile, "is_being_written", lambda self: False)
     one, other = make_loader(), make_loader()
     parts = []
     for left, right in zip(one, other, strict=True):
         assert torch.equal(left["img"], right["img"])
         parts.append(len(files(folder)))
-    assert parts == [2, 2, 2]
+    assert parts == [1 + late] * 3
+    assert other.dataset.images is None or late
+    assert same(other, uncached(one)) and other.dataset.images is not None  # it looks again
     (name,) = files(folder)
     assert name.endswith(".npy")
     assert same(one, uncached(one)) and same(make_loader(), uncached(one))
@@ -261,6 +267,29 @@ def test_a_file_removed_by_hand_is_missed_by_nobody(make_loader, folder):
     assert same(loader, expected)
     fresh = pickle.loads(pickle.dumps(loader.dataset))  # a worker that is not forked
     assert fresh.images is None and torch.equal(fresh[1]["img"], copy[1]["img"])
+
+
+def test_what_a_killed_writer_left_is_not_waited_for_long(make_loader, folder):
+    loader = make_loader()
+    next(iter_ := iter(loader))
+    (name,) = files(folder)
+    assert name.endswith(".part")
+    loader.dataset.file.part = None  # as if it had been killed
+    for minutes, stored in ((9, False), (11, True)):
+        os.utime(folder / name, (time.time() - 60 * minutes,) * 2)
+        list(make_loader())
+        assert any(file.endswith(".npy") for file in files(folder)) == stored
+    del iter_
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot")
+def test_room_is_taken_at_once(make_loader, folder):
+    """Sparse files would let others believe that there is room."""
+    batches = iter(make_loader())
+    next(batches)
+    (part,) = folder.glob("*.part")
+    assert part.stat().st_blocks * 512 >= part.stat().st_size
+    batches.close()
 
 
 def test_leftovers_of_killed_writers_go_after_a_day(make_loader, folder):
