@@ -28,8 +28,6 @@ class Drawing(Dataset):
     def __getitem__(self, index):
         if index == 100:
             raise OSError("broken")
-        if index == 200:
-            os._exit(1)
         numbers = [torch.rand(()).item(), random.random(), np.random.rand()]  # noqa: NPY002
         return {"index": index, "numbers": torch.tensor(numbers, dtype=torch.float64), "pid": os.getpid()}
 
@@ -123,13 +121,12 @@ def test_workers_go_with_their_loader():
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize(("index", "error"), [(100, "broken"), (200, "exited unexpectedly")])
-def test_an_error_is_passed_on_and_the_next_epoch_works(index, error):
+def test_an_error_is_passed_on_and_the_next_epoch_works():
     order = [0, 1, 2, 3]
     loader = StayingLoader(Drawing(), batch_size=2, sampler=order, num_workers=1)
     list(loader)
-    order[2] = index
-    with pytest.raises((OSError, RuntimeError), match=error):
+    order[2] = 100
+    with pytest.raises(OSError, match="broken"):
         list(loader)
     order[2] = 5
     assert [batch["index"].tolist() for batch in loader] == [[0, 1], [5, 3]]
