@@ -30,6 +30,7 @@ DATASET_KEYS = {
 
 DATALOADER_KEYS = {
     "KEEP_TRAIN_GB": 2.0,  # decoded training images stay in memory if they take no more (10^9 bytes); 0: never
+    "AUGMENT_ON_GPU": False,  # keep and augment training images on the GPU; not bit-equal to the CPU's augmentation
     "CACHE_TEST": True,  # decoded test images stay on disk, in anprompt/test_images/ of the user's folder for caches
 }
 

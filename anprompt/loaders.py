@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
+from anprompt.device_images import DeviceImages
 from anprompt.image_cache import CachedImages, CachingLoader
 from anprompt.images import KeptImages
 from dassl.data import DatasetWrapper
@@ -28,6 +29,9 @@ ARGUMENTS = (
     "batch_size", "sampler", "drop_last", "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn",
     "multiprocessing_context", "generator", "prefetch_factor",
 )  # fmt: skip
+WITHOUT_WORKERS = {
+    "num_workers": 0, "pin_memory": False, "timeout": 0, "multiprocessing_context": None, "prefetch_factor": None,
+}  # fmt: skip
 SeededIndex = tuple[int, int, int]  # index of the item; epoch of these workers, from 0; its base seed
 
 
@@ -36,6 +40,15 @@ def with_kept_images(loader: Any) -> Any:
     if not is_dassls(loader):
         return loader
     return StayingLoader(KeptImages.like(loader.dataset), **arguments(loader))
+
+
+def with_device_images(loader: Any, device: torch.device) -> Any:
+    """``loader`` with images kept and augmented on ``device``, without workers; as it is where it is not Dassl's."""
+    if not is_dassls(loader):
+        return loader
+    images = DeviceImages.like(loader.dataset)
+    images.device = device
+    return StayingLoader(images, **arguments(loader))
 
 
 def with_cached_images(loader: Any) -> Any:
@@ -84,6 +97,8 @@ class StayingLoader(DataLoader):
         prepare = getattr(self.dataset, "prepare", None)
         if prepare is not None:
             prepare()
+        if getattr(self.dataset, "on_device", None) is not None:  # to which workers have no access
+            return iter(DataLoader(self.dataset, **arguments(self) | WITHOUT_WORKERS))
         if not self.num_workers or self.worker_init_fn is not None or numpy_seed is None or self._is_under_way():
             return super().__iter__()
         if self._staying is None:

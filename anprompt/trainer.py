@@ -25,7 +25,7 @@ from anprompt import checkpoint, distributed
 from anprompt.backbone import Backbone, find_weights, load_clip_once
 from anprompt.cfg import as_plain, require, require_number
 from anprompt.graphs import GraphedStep
-from anprompt.loaders import stop_workers, with_cached_images, with_kept_images
+from anprompt.loaders import stop_workers, with_cached_images, with_device_images, with_kept_images
 from anprompt.nearest import require_known
 from anprompt.prompted import PromptedCLIP
 from anprompt.results import RESULTS, Tally, peak_memory, subset_digest, versions
@@ -119,7 +119,10 @@ class PromptTrainer(ResumableTrainer):
     def build_data_loader(self) -> None:
         """Dassl's loaders, with images that are decoded once and workers that stay."""
         distributed.main_first(super().build_data_loader)
-        self.train_loader_x = with_kept_images(self.train_loader_x)
+        if self.cfg.DATALOADER.AUGMENT_ON_GPU:
+            self.train_loader_x = with_device_images(self.train_loader_x, self.device)
+        else:
+            self.train_loader_x = with_kept_images(self.train_loader_x)
         self.test_loader = with_cached_images(self.test_loader)
         self.val_loader = with_cached_images(self.val_loader)
 
