@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import torch
 from yacs.config import CfgNode
@@ -281,7 +281,11 @@ def run_and_report(args: argparse.Namespace) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    status = main()
-    gc.freeze()  # or Python looks for garbage in all that was imported before it ends: most of a second
+def leave(status: int) -> NoReturn:
+    """End the process."""
+    gc.freeze()  # or Python looks for garbage in all that was imported: most of a second
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -89,7 +89,9 @@ def run_watched(started: float, report: str, arguments: list[str]) -> int:
 CHILD = """
 import sys
 from benchmarks.run import run_watched
-sys.exit(run_watched(float(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+status = run_watched(float(sys.argv[1]), sys.argv[2], sys.argv[3:])
+from train import leave
+leave(status)
 """
 
 
