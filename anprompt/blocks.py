@@ -69,17 +69,19 @@ def project(block: Block, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def project_queries(block: Block, normed: Tensor) -> Tensor:
     """Queries of rows ``[..., D]`` that have been normalised."""
-    width = normed.shape[-1]
-    weight, bias = converted(block.attn.in_proj_weight), converted(block.attn.in_proj_bias)
-    return F.linear(normed, weight[:width], bias[:width])
+    return _project_rows(block, normed, slice(None, normed.shape[-1]))
 
 
 def project_keys_values(block: Block, normed: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values of rows ``[..., D]`` that have been normalised."""
-    width = normed.shape[-1]
-    weight, bias = converted(block.attn.in_proj_weight), converted(block.attn.in_proj_bias)
-    keys, values = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+    keys, values = _project_rows(block, normed, slice(normed.shape[-1], None)).chunk(2, dim=-1)
     return keys, values
+
+
+def _project_rows(block: Block, normed: Tensor, rows: slice) -> Tensor:
+    """Only these rows of the joint matrix of queries, keys and values."""
+    weight, bias = converted(block.attn.in_proj_weight), converted(block.attn.in_proj_bias)
+    return F.linear(normed, weight[rows], bias[rows])
 
 
 def attend(block: Block, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

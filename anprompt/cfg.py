@@ -1,5 +1,6 @@
 """The keys that all trainers here share, merging with errors that help, and comparing the configs of two runs."""
 
+import functools
 import json
 import math
 import re
@@ -21,32 +22,31 @@ DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
 WHOLE = re.compile(r"[+-]?\d+")
 
 
-DATASET_KEYS = {
-    "SUBSAMPLE_CLASSES": "all",  # all, base or new
-    "TEMPLATE": "",  # prompt with {} for the class name; empty: the one of the dataset in templates.py
-    "FOLDER": "",  # DATASET.NAME ImageFolder: the folder of your images, below DATASET.ROOT
-    "SPLIT": "",  # DATASET.NAME ImageFolder: a CSV or JSON file in it that lists them; empty: train/<class>/
-}
-
-DATALOADER_KEYS = {
-    "KEEP_TRAIN_GB": 2.0,  # decoded training images stay in memory if they take no more (10^9 bytes); 0: never
-    "AUGMENT_ON_GPU": False,  # keep and augment training images on the GPU; not bit-equal to the CPU's augmentation
-    "CACHE_TEST": True,  # decoded test images stay on disk, in anprompt/test_images/ of the user's folder for caches
+SHARED_KEYS: dict[str, dict[str, Any]] = {
+    "DATASET": {
+        "SUBSAMPLE_CLASSES": "all",  # all, base or new
+        "TEMPLATE": "",  # prompt with {} for the class name; empty: the one of the dataset in templates.py
+        "FOLDER": "",  # DATASET.NAME ImageFolder: the folder of your images, below DATASET.ROOT
+        "SPLIT": "",  # DATASET.NAME ImageFolder: a CSV or JSON file in it that lists them; empty: train/<class>/
+    },
+    "DATALOADER": {
+        "KEEP_TRAIN_GB": 2.0,  # decoded training images stay in memory if they take no more (10^9 bytes); 0: never
+        "AUGMENT_ON_GPU": False,  # keep and augment training images on the GPU; not bit-equal to the CPU's augmentation
+        "CACHE_TEST": True,  # decoded test images stay on disk, in anprompt/test_images/ of the user's cache folder
+    },
+    "MODEL.BACKBONE": {"PATH": ""},  # weights file; empty: the usual places for MODEL.BACKBONE.NAME
+    "TRAIN": {"CUDA_GRAPH": False},  # replay each step's kernels as one CUDA graph; without effect on a CPU
+    "TEST": {"TARGET_SETTINGS": False},  # let a test use other settings than its training, which the result then says
 }
 
 
 def add_shared_cfg(cfg: CfgNode) -> None:
     """Add the keys that all trainers here read, where the caller's ``train.py`` has not added them."""
-    for node, keys in ((cfg.DATASET, DATASET_KEYS), (cfg.DATALOADER, DATALOADER_KEYS)):
+    for path, keys in SHARED_KEYS.items():
+        node = functools.reduce(getattr, path.split("."), cfg)
         for key, value in keys.items():
             if key not in node:
                 node[key] = value
-    if "PATH" not in cfg.MODEL.BACKBONE:
-        cfg.MODEL.BACKBONE.PATH = ""  # weights file; empty: the usual places for MODEL.BACKBONE.NAME
-    if "CUDA_GRAPH" not in cfg.TRAIN:
-        cfg.TRAIN.CUDA_GRAPH = False  # replay each step's kernels as one CUDA graph; without effect on a CPU
-    if "TARGET_SETTINGS" not in cfg.TEST:
-        cfg.TEST.TARGET_SETTINGS = False  # let a test use other settings than its training, which the result then says
 
 
 def add_trainer_node(cfg: CfgNode, name: str) -> CfgNode:

@@ -25,8 +25,7 @@ def stored_result(cfg: CfgNode, args: argparse.Namespace) -> str | None:
     Raises:
         ValueError: the folder holds a run, finished or not, with another config.
     """
-    results = read_json(Path(cfg.OUTPUT_DIR, RESULTS))
-    stored = results.get("config") or started_config(Path(cfg.OUTPUT_DIR))
+    results, stored = earlier_run(cfg)
     if stored:
         refuse_mixture(cfg, "a finished run" if results else "an unfinished run", differences(stored, cfg))
     if not results or tests_newer_model(cfg, args):
@@ -44,8 +43,7 @@ def check_replaced(cfg: CfgNode) -> None:
     Raises:
         ValueError: it would.
     """
-    results = read_json(Path(cfg.OUTPUT_DIR, RESULTS))
-    stored = results.get("config") or started_config(Path(cfg.OUTPUT_DIR))
+    results, stored = earlier_run(cfg)
     if stored:
         refuse_mixture(cfg, "the results of a run" if results else "a run", differences(stored, cfg))
 
@@ -71,6 +69,12 @@ def refuse_mixture(cfg: CfgNode, what: str, changed: Sequence[str]) -> None:
             f"{cfg.OUTPUT_DIR} holds {what} with another config: {'; '.join(changed)} (stored -> now). "
             "Give the same values again, choose another output folder, or remove this one."
         )
+
+
+def earlier_run(cfg: CfgNode) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Results and config of the run that the output folder holds, each ``{}`` where there is none."""
+    results = read_json(Path(cfg.OUTPUT_DIR, RESULTS))
+    return results, results.get("config") or started_config(Path(cfg.OUTPUT_DIR))
 
 
 def started_config(folder: Path) -> dict[str, Any]:

@@ -30,9 +30,9 @@ What the savings are, all of them exact (``tests/oracle.py`` holds the formulati
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -198,12 +198,15 @@ def text_features(clip: CLIP, states: TextStates, tokens: Tokens | None = None) 
     Of more than ``MAX_CLASSES`` prompts, some at a time: for the backward pass they are computed again, so that memory
     does not grow with C.
     """
-    parts = split_prompts(states)
-    run: Callable[..., Tensor] = _text_features
-    if len(parts) > 1 and torch.is_grad_enabled():
-        run = partial(checkpoint, _text_features, use_reentrant=False, preserve_rng_state=False)
-    groups = len(states.own)
-    return torch.cat([run(clip, part, tokens).unflatten(0, (groups, -1)) for part in parts], dim=1).flatten(0, 1)
+    features = in_turn(lambda part: _text_features(clip, part, tokens), split_prompts(states))
+    return torch.cat([rows.unflatten(0, (len(states.own), -1)) for rows in features], dim=1).flatten(0, 1)
+
+
+def in_turn(run: Callable[[Any], Tensor], parts: Sequence[Any]) -> list[Tensor]:
+    """``run`` of every part. Of several, nothing is kept for the backward pass: there, each is computed again."""
+    if len(parts) == 1 or not torch.is_grad_enabled():
+        return [run(part) for part in parts]
+    return [checkpoint(run, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
 
 
 def _text_features(clip: CLIP, states: TextStates, tokens: Tokens | None) -> Tensor:

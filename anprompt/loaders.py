@@ -48,7 +48,7 @@ def with_device_images(loader: Any, device: torch.device) -> Any:
         return loader
     images = DeviceImages.like(loader.dataset)
     images.device = device
-    return StayingLoader(images, **arguments(loader))
+    return DeviceLoader(images, **arguments(loader))
 
 
 def with_cached_images(loader: Any) -> Any:
@@ -97,8 +97,6 @@ class StayingLoader(DataLoader):
         prepare = getattr(self.dataset, "prepare", None)
         if prepare is not None:
             prepare()
-        if getattr(self.dataset, "on_device", None) is not None:  # to which workers have no access
-            return iter(DataLoader(self.dataset, **arguments(self) | WITHOUT_WORKERS))
         if not self.num_workers or self.worker_init_fn is not None or numpy_seed is None or self._is_under_way():
             return super().__iter__()
         if self._staying is None:
@@ -122,6 +120,17 @@ class StayingLoader(DataLoader):
         except BaseException:  # left early, a mistake, Ctrl-C: whatever state the workers are in goes with them
             self.stop()
             raise
+
+
+class DeviceLoader(StayingLoader):
+    """A loader of :class:`DeviceImages`; without workers where these are on the device, which workers cannot use."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        images: DeviceImages = self.dataset  # type: ignore[assignment]
+        images.prepare()
+        if images.on_device is None:
+            return super().__iter__()
+        return iter(DataLoader(images, **arguments(self) | WITHOUT_WORKERS))
 
 
 class SeededSampler(Sampler):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 from yacs.config import CfgNode
 
 from anprompt import checkpoint, distributed
@@ -48,7 +47,6 @@ class ResumableTrainer(TrainerX):
         self.trained_on: dict[str, Any] | None = None  # data of a loaded checkpoint; None: the data at hand
         self.train_seconds = 0.0  # of the whole run, resumed or not
         self.target_settings: dict[str, dict[str, Any]] = {}  # those that a test does not share with its training
-        self.unchecked: dict[int, Tensor] = {}  # batch -> its loss terms, not yet known to be finite
         self.disposable: Path | None = None  # the rolling checkpoint that the next one supersedes
         self._rng_to_restore: Mapping[str, Any] | None = None
 

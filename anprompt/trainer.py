@@ -140,6 +140,7 @@ class PromptTrainer(ResumableTrainer):
         self.optim = build_optimizer(self.model.learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(LEARNER, self.model.learner, self.optim, self.sched)
+        self.unchecked: dict[int, Tensor] = {}  # batch -> its loss terms, not yet known to be finite
         self.gradients: Callable[[Tensor, Tensor], Tensor] = self.compute_gradients
         if self.cfg.TRAIN.CUDA_GRAPH and self.device.type == "cuda" and distributed.size() == 1:
             self.gradients = GraphedStep(self.compute_gradients, self.model.learner.parameters())

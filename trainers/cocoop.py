@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode
 
 from anprompt.backbone import Backbone
 from anprompt.cfg import add_trainer_node, require_number
 from anprompt.context import ContextPrompts, check_context, context_length, context_prompts, start_context
 from anprompt.distributed import shared_out
-from anprompt.encoders import text_features
+from anprompt.encoders import in_turn, text_features
 from anprompt.prompted import PromptedCLIP, unit
 from anprompt.trainer import PromptTrainer
 from dassl.engine import TRAINER_REGISTRY
@@ -76,13 +75,7 @@ class ConditionalCLIP(PromptedCLIP):
     def encode_conditional_text(self, contexts: Tensor) -> Tensor:
         """Contexts ``[B, M, D]`` -> unit text features ``[B, C, E]``."""
         chunks = contexts.split(max(1, MAX_PROMPTS // len(self.prompts.slots)))
-        if len(chunks) > 1 and torch.is_grad_enabled():
-            features = [
-                checkpoint(self.encode_chunk, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks
-            ]
-        else:
-            features = [self.encode_chunk(chunk) for chunk in chunks]
-        return torch.cat(features)
+        return torch.cat(in_turn(self.encode_chunk, chunks))
 
     def encode_chunk(self, contexts: Tensor) -> Tensor:
         """The same for a few images at a time."""
