@@ -28,13 +28,12 @@ from yacs.config import CfgNode
 import anprompt  # noqa: F401  makes `import dassl` work
 import datasets
 import trainers
-from anprompt import distributed
-from anprompt.cfg import add_shared_cfg, as_plain, merge_file, merge_overrides
-from anprompt.checkpoint import atomic_path
-from anprompt.earlier_runs import CONFIG, check_continuation, check_replaced, stored_result
-from anprompt.nearest import require_known, suggest
-from anprompt.results import RESULTS
-from anprompt.trainer import PromptTrainer
+from anprompt.engine.trainer import PromptTrainer
+from anprompt.runs.run_folder import CONFIG, RESULTS, check_continuation, check_replaced, stored_result
+from anprompt.utils import distributed
+from anprompt.utils.config import add_shared_cfg, as_plain, merge_file, merge_overrides
+from anprompt.utils.files import atomic_path
+from anprompt.utils.suggest import require_known, suggest
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -122,10 +121,10 @@ def require_named(kind: str, name: str, flag: str, known: Sequence[str]) -> None
     require_known(kind, name, known)
 
 
-# ---------------------------------------------------------------------------------------------- records
+# ---------------------------------------------------------------------------------------------- log and config
 
 
-def start_records(cfg: CfgNode, eval_only: bool) -> None:
+def start_log(cfg: CfgNode, eval_only: bool) -> None:
     """Begin ``log.txt`` and ``config.json``.
 
     Parsers read only ``log.txt``, where the result is to appear: the log of an interrupted run or of an earlier
@@ -176,7 +175,7 @@ def check_shared_run(cfg: CfgNode) -> None:
     if not issubclass(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), PromptTrainer):
         raise ValueError(
             f"{cfg.TRAINER.NAME} cannot share a run among {distributed.size()} processes: only trainers based on "
-            "anprompt.trainer.PromptTrainer can. Use python instead of torchrun"
+            "anprompt.engine.trainer.PromptTrainer can. Use python instead of torchrun"
         )
     if cfg.SEED < 0:
         raise ValueError(
@@ -201,7 +200,7 @@ def run(args: argparse.Namespace) -> None:
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    distributed.from_main(lambda: start_records(cfg, args.eval_only))
+    distributed.from_main(lambda: start_log(cfg, args.eval_only))
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
     print_args(args, cfg)

@@ -6,8 +6,8 @@ works: an installed CLIP, otherwise an adapter over open_clip.
 """
 
 from anprompt._version import __version__
-from anprompt.compat import provide_dassl
-from anprompt.compat_clip import provide_clip
+from anprompt.compat.installed_clip import provide_clip
+from anprompt.compat.installed_dassl import provide_dassl
 
 provide_dassl()
 provide_clip()

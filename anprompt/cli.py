@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from anprompt import commands
-from anprompt.plugins import import_all
+from anprompt.utils.drop_in import import_all
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -12,9 +12,9 @@ from open_clip import SimpleTokenizer
 from yacs.config import CfgNode
 
 import anprompt  # noqa: F401  makes `import dassl` work
-from anprompt.backbone import Backbone, load_clip
-from anprompt.cfg import merge_file
-from anprompt.templates import template_for
+from anprompt.clip.backbone import Backbone, load_clip
+from anprompt.prompts.templates import template_for
+from anprompt.utils.config import merge_file
 from dassl.config import get_cfg_default
 from trainers.anprompt import add_anprompt_cfg
 

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from anprompt.loaders import with_cached_images, with_kept_images
+from anprompt.data.loaders import with_cached_images, with_kept_images
 from benchmarks import measure
 from benchmarks.cases import CASES, config
 from benchmarks.report import data_table

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from anprompt.results import versions
+from anprompt.runs.results import versions
 
 MEMORY_SHARE = 0.9  # of the free memory: beyond, the system would end processes, and not only ours
 STATUS = Path("/proc/self/status")

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
-from anprompt.backbone import Backbone
-from anprompt.templates import prompts_for
-from anprompt.trainer import autocast
+from anprompt.clip.backbone import Backbone
+from anprompt.engine.trainer import autocast
+from anprompt.prompts.templates import prompts_for
 from benchmarks.textbook import Objective, Textbook
 from dassl.engine import TrainerBase
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -40,7 +40,7 @@ class Ours(ANPrompt):
         torch.manual_seed(0)
         backbone.model.to(self.device)
         with (
-            mock.patch("anprompt.trainer.load_clip_once", return_value=backbone),
+            mock.patch("anprompt.engine.trainer.load_clip_once", return_value=backbone),
             contextlib.redirect_stdout(io.StringIO()),
         ):
             self.build_model()

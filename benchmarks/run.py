@@ -64,7 +64,7 @@ def run_watched(started: float, report: str, arguments: list[str]) -> int:
     """In the child: train, and write the phases. ``started`` is when the parent called, in seconds since the epoch."""
     phases = Phases(started)
     phases.open = ["start of Python, imports"]
-    import anprompt.trainer
+    import anprompt.engine.trainer
     import train
     from dassl.engine.trainer import SimpleTrainer
     from trainers.anprompt import ANPrompt
@@ -74,12 +74,12 @@ def run_watched(started: float, report: str, arguments: list[str]) -> int:
     phases.watch(train, "setup_cfg", "config, imports of all trainers and data sets")
     phases.watch(train, "collect_env_info", "environment report")
     phases.watch(SimpleTrainer, "build_data_loader", "data set (Shapes is drawn if it is not there)")
-    phases.watch(anprompt.trainer, "load_clip_once", "weights")
-    phases.watch(anprompt.trainer.PromptTrainer, "build_model", "model and classes")
+    phases.watch(anprompt.engine.trainer, "load_clip_once", "weights")
+    phases.watch(anprompt.engine.trainer.PromptTrainer, "build_model", "model and classes")
     phases.watch(ANPrompt, "build_noise", "noise")
-    phases.watch(anprompt.trainer.PromptTrainer, "run_epoch", "training")
-    phases.watch(anprompt.trainer.PromptTrainer, "save_model", "checkpoints")
-    phases.watch(anprompt.trainer.PromptTrainer, "test", "evaluation")
+    phases.watch(anprompt.engine.trainer.PromptTrainer, "run_epoch", "training")
+    phases.watch(anprompt.engine.trainer.PromptTrainer, "save_model", "checkpoints")
+    phases.watch(anprompt.engine.trainer.PromptTrainer, "test", "evaluation")
     status = train.main(arguments)
     phases.switch()
     Path(report).write_text(json.dumps(phases.seconds), encoding="utf-8")

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from anprompt.encoders import end_of_text
-from anprompt.templates import prompts_for
-from anprompt.trainer import AUTOCAST_DTYPES, PRECISIONS
+from anprompt.clip.encoders import end_of_text
+from anprompt.engine.trainer import AUTOCAST_DTYPES, PRECISIONS
+from anprompt.prompts.templates import prompts_for
 from benchmarks import floor, measure
 from benchmarks.cases import BACKBONES, CASES, Case, class_names, config, random_backbone, random_batch
 from benchmarks.ours import VARIANTS, Ours, TextbookANPrompt, build

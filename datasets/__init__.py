@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from anprompt.plugins import import_all
+from anprompt.utils.drop_in import import_all
 
 
 def register_all() -> list[ModuleType]:

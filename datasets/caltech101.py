@@ -1,7 +1,7 @@
 """Caltech101: 100 classes of objects (without the background and easy-face folders)."""
 
+from anprompt.data.split_dataset import SplitDataset
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import SplitDataset
 
 
 @DATASET_REGISTRY.register()

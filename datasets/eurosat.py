@@ -1,7 +1,7 @@
 """EuroSAT: 10 kinds of land use from above. The split file holds CoOp's rewritten class names."""
 
+from anprompt.data.split_dataset import SplitDataset
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import SplitDataset
 
 
 @DATASET_REGISTRY.register()

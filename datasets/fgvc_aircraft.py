@@ -2,8 +2,8 @@
 
 import os
 
+from anprompt.data.split_dataset import Parts, SplitDataset, place_items, read_lines
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from datasets.base import Parts, SplitDataset, place_items, read_lines
 
 
 @DATASET_REGISTRY.register()
@@ -18,10 +18,10 @@ class FGVCAircraft(SplitDataset):
 
     def read_list(self, name: str, labels: dict[str, int]) -> list[Datum]:
         """Items of a list with lines of ``<image number> <variant, which may hold spaces>``."""
-        path, records = os.path.join(self.dataset_dir, name), []
+        path, entries = os.path.join(self.dataset_dir, name), []
         for line in read_lines(path):
             number, _, variant = line.partition(" ")
             if variant not in labels:
                 raise ValueError(f"{path}: {variant!r} in the line {line!r} is not in variants.txt")
-            records.append((f"{number}.jpg", labels[variant], variant))
-        return place_items(records, self.image_dir, path)
+            entries.append((f"{number}.jpg", labels[variant], variant))
+        return place_items(entries, self.image_dir, path)

@@ -11,12 +11,12 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from yacs.config import CfgNode
 
-from anprompt.nearest import require_known
-from anprompt.records import Record, record
-from anprompt.templates import class_text
+from anprompt.data.split_dataset import HOW_TO_GET, PARTS, Parts, SplitDataset, place_items, read_lines
+from anprompt.data.split_files import Entry, entry
+from anprompt.prompts.templates import class_text
+from anprompt.utils.suggest import require_known
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import listdir_nohidden
-from datasets.base import HOW_TO_GET, PARTS, Parts, SplitDataset, place_items, read_lines
 
 COLUMNS = ("path", "label", "split")  # and, if you like, classname
 
@@ -52,13 +52,13 @@ class ImageFolder(SplitDataset):
                 )
         classes = class_folders(os.path.join(self.dataset_dir, "train"))
         texts = self.class_texts(classes)
-        parts: dict[str, list[Record]] = {part: [] for part in PARTS}
-        for part, records in parts.items():
+        parts: dict[str, list[Entry]] = {part: [] for part in PARTS}
+        for part, entries in parts.items():
             for name in class_folders(os.path.join(self.dataset_dir, part)):
                 require_known(f"class folder in {os.path.join(self.dataset_dir, part)}", name, classes)
                 paths = images_in(self.dataset_dir, part, name)
-                records += [(path, classes.index(name), texts[name]) for path in paths]
-        return {part: place_items(records, self.image_dir, self.dataset_dir) for part, records in parts.items()}
+                entries += [(path, classes.index(name), texts[name]) for path in paths]
+        return {part: place_items(entries, self.image_dir, self.dataset_dir) for part, entries in parts.items()}
 
     def read_table(self) -> Parts:
         """The images that a CSV file with the columns path, label, split and perhaps classname lists."""
@@ -68,15 +68,15 @@ class ImageFolder(SplitDataset):
             numbered = all(label.isdecimal() for label in labels)
             numbers = {label: int(label) if numbered else index for index, label in enumerate(sorted(labels))}
             texts = self.class_texts(labels)
-            parts: dict[str, list[Record]] = {part: [] for part in PARTS}
+            parts: dict[str, list[Entry]] = {part: [] for part in PARTS}
             for row in rows:
                 text = row.get("classname") or texts[row["label"]]
                 if text == row["label"] and numbered:
                     raise ValueError(f"the label {text} has no name: add a column classname, or use names as labels")
-                parts[row["split"]].append(record(row["path"], numbers[row["label"]], text))
+                parts[row["split"]].append(entry(row["path"], numbers[row["label"]], text))
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{self.split_path}: {error}") from error
-        return {part: place_items(records, self.image_dir, self.split_path) for part, records in parts.items()}
+        return {part: place_items(entries, self.image_dir, self.split_path) for part, entries in parts.items()}
 
     def class_texts(self, classes: Iterable[str]) -> dict[str, str]:
         """How each class is written in a prompt, by its name in the folders or in the list."""

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from anprompt.records import DELETE_IT, read_pickle, write_pickle
+from anprompt.data.split_dataset import HOW_TO_GET, Parts, SplitDataset, logger, make_datum, place_items, read_lines
+from anprompt.data.split_files import DELETE_IT, read_pickle, write_pickle
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import listdir_nohidden
-from datasets.base import HOW_TO_GET, Parts, SplitDataset, logger, make_datum, place_items, read_lines
 
 
 @DATASET_REGISTRY.register()

@@ -2,8 +2,8 @@
 
 import os
 
+from anprompt.data.split_dataset import make_datum
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from datasets.base import make_datum
 from datasets.imagenet import ImageNetVariant, image_paths
 
 

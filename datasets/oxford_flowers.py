@@ -1,7 +1,7 @@
 """Oxford Flowers: 102 species."""
 
+from anprompt.data.split_dataset import SplitDataset
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import SplitDataset
 
 
 @DATASET_REGISTRY.register()

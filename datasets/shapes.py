@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from anprompt import shapes_world
-from anprompt.checkpoint import atomic_path
+from anprompt.data import shapes_world
+from anprompt.data.split_dataset import SplitDataset
+from anprompt.utils.files import atomic_path
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import SplitDataset
 
 
 class Picture(NamedTuple):

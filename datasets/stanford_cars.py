@@ -1,7 +1,7 @@
 """Stanford Cars: 196 car models. Its split file names images from the dataset folder on."""
 
+from anprompt.data.split_dataset import SplitDataset
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import SplitDataset
 
 
 @DATASET_REGISTRY.register()

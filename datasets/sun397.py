@@ -1,7 +1,7 @@
 """SUN397: 397 kinds of scenes."""
 
+from anprompt.data.split_dataset import SplitDataset
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import SplitDataset
 
 
 @DATASET_REGISTRY.register()

@@ -1,7 +1,7 @@
 """UCF101: middle frames of videos of 101 actions."""
 
+from anprompt.data.split_dataset import SplitDataset
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import SplitDataset
 
 
 @DATASET_REGISTRY.register()

@@ -104,7 +104,7 @@ run() {
 
 # no_results DIR: the run has finished and left no results.json
 no_results() {
-    fail "the run in $1 has finished without a results.json, which only trainers based on anprompt.trainer write:" \
+    fail "the run in $1 has finished without a results.json, which only trainers based on anprompt.engine.trainer write:" \
         "read its log with parse_test_res.py, and test its model with train.py --eval-only --model-dir $1"
 }
 

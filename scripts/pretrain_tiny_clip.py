@@ -35,11 +35,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
-from anprompt import shapes_world as world
-from anprompt import templates
-from anprompt.backbone import TINY, TINY_FILE, load_clip
-from anprompt.checkpoint import atomic_path
-from anprompt.encoders import text_features, text_trunk
+from anprompt.clip.backbone import TINY, TINY_FILE, load_clip
+from anprompt.clip.encoders import text_features, text_trunk
+from anprompt.data import shapes_world as world
+from anprompt.prompts import templates
+from anprompt.utils.files import atomic_path
 
 SEED = 1
 THREADS = 1  # the batch is too small to gain much from more, and float sums would depend on their number

@@ -10,9 +10,9 @@ import torch
 
 import anprompt  # noqa: F401  makes `import dassl` work
 from dassl.utils import read_image
-from tests.oracle import Oracle
-from tests.runs import run_cfg
-from tests.stand_in import caller
+from tests.helpers.oracle import Oracle
+from tests.helpers.runs import run_cfg
+from tests.helpers.stand_in import caller
 
 # A shell lets what it starts in the background ignore Ctrl-C, and children inherit that: some tests interrupt theirs.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -61,7 +61,7 @@ def prompts():
 
 @pytest.fixture
 def call(tmp_path):
-    """Run a script with a stand-in for Python: see :func:`tests.stand_in.caller`."""
+    """Run a script with a stand-in for Python: see :func:`tests.helpers.stand_in.caller`."""
     return caller(tmp_path)
 
 
@@ -74,7 +74,7 @@ def decoded(monkeypatch):
         paths.append(path)
         return read_image(path)
 
-    for module in ("anprompt.images", "anprompt.image_cache", "dassl.data.data_manager"):
+    for module in ("anprompt.data.train_images", "anprompt.data.test_images", "dassl.data.data_manager"):
         monkeypatch.setattr(f"{module}.read_image", noted)
     return paths
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from yacs.config import CfgNode
 
-from anprompt.plugins import import_all
+from anprompt.utils.drop_in import import_all
 
 
 def register_all() -> list[ModuleType]:

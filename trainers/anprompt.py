@@ -10,7 +10,7 @@ comes from and how sure that is. Two readings are built from the same parts and 
 With ``NOISE_PROMPT.SOURCE off``, ``VISION_ALIGNER linear``, ``BETA 1.0``, ``PROTOTYPE_PROJ full`` and ``LOSS.WA_W 0.0``
 what remains is MMRL.
 
-Notation as in ``anprompt/encoders.py``; in addition ``N`` layers receive tokens.
+Notation as in ``anprompt/clip/encoders.py``; in addition ``N`` layers receive tokens.
 """
 
 import math
@@ -21,20 +21,19 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from anprompt.backbone import Backbone
-from anprompt.cfg import add_trainer_node, require, require_number
-from anprompt.inserted import (
-    HEADS,
-    InsertedCLIP,
-    InsertedTrainer,
+from anprompt.clip.backbone import Backbone
+from anprompt.engine.two_heads import HEADS, TwoHeadTrainer
+from anprompt.prompts.deep_tokens import (
+    DeepTokenCLIP,
     LinearAligner,
     PrototypeProjection,
     check_layers,
     low_rank_init,
 )
-from anprompt.losses import head_cross_entropy, similarity_loss, weak_alignment_loss
-from anprompt.noise import NoiseBanks, noise_banks, noise_prompts, weak_noise_features
-from anprompt.prompted import random_prompts
+from anprompt.prompts.losses import head_cross_entropy, similarity_loss, weak_alignment_loss
+from anprompt.prompts.noise import NoiseBanks, noise_banks, noise_prompts, weak_noise_features
+from anprompt.prompts.prompted_clip import random_prompts
+from anprompt.utils.config import add_trainer_node, require, require_number
 from dassl.engine import TRAINER_REGISTRY
 
 ALIGNER_RANK = 4  # rank of the per-layer residual of the shared aligner (early release)
@@ -219,7 +218,7 @@ def lookup(node: CfgNode, key: str) -> object:
 
 
 @TRAINER_REGISTRY.register()
-class ANPrompt(InsertedTrainer):
+class ANPrompt(TwoHeadTrainer):
     """Anti-noise prompt tuning."""
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -227,11 +226,11 @@ class ANPrompt(InsertedTrainer):
         check_node(cfg.TRAINER.ANPROMPT)
         check_layers("TRAINER.ANPROMPT.LAYERS", list(cfg.TRAINER.ANPROMPT.LAYERS), cfg.MODEL.BACKBONE.NAME)
 
-    def build_prompted_model(self, backbone: Backbone) -> InsertedCLIP:
+    def build_prompted_model(self, backbone: Backbone) -> DeepTokenCLIP:
         self.settings = Settings.from_cfg(self.cfg)
         self.print_per_dataset_values()
         clip, settings = backbone.model, self.settings
-        model = InsertedCLIP(clip, TokenLearner(clip, settings), settings.layers, settings.beta)
+        model = DeepTokenCLIP(clip, TokenLearner(clip, settings), settings.layers, settings.beta)
         model.set_classes(backbone.tokenize(self.hand_written_prompts()).to(self.device))
         self.noise_index: tuple[int, int] | None = None  # drawn in training, or brought by a checkpoint
         self.noise_source = ""

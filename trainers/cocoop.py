@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from anprompt.backbone import Backbone
-from anprompt.cfg import add_trainer_node, require_number
-from anprompt.context import ContextPrompts, check_context, context_length, context_prompts, start_context
-from anprompt.distributed import shared_out
-from anprompt.encoders import in_turn, text_features
-from anprompt.prompted import PromptedCLIP, unit
-from anprompt.trainer import PromptTrainer
+from anprompt.clip.backbone import Backbone
+from anprompt.clip.encoders import in_turn, text_features
+from anprompt.engine.trainer import PromptTrainer
+from anprompt.prompts.context import ContextPrompts, check_context, context_length, context_prompts, start_context
+from anprompt.prompts.prompted_clip import PromptedCLIP, unit
+from anprompt.utils.config import add_trainer_node, require_number
+from anprompt.utils.distributed import shared_out
 from dassl.engine import TRAINER_REGISTRY
 
 # Prompts that run through the text tower at a time. A batch with more is split by images, and activations are

@@ -8,9 +8,10 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from anprompt.backbone import Backbone
-from anprompt.cfg import add_trainer_node, require, require_number
-from anprompt.context import (
+from anprompt.clip.backbone import Backbone
+from anprompt.engine.resumable import describe
+from anprompt.engine.trainer import PromptTrainer
+from anprompt.prompts.context import (
     POSITIONS,
     ContextCLIP,
     ContextLearner,
@@ -19,10 +20,9 @@ from anprompt.context import (
     context_prompts,
     start_context,
 )
-from anprompt.nearest import require_known
-from anprompt.prompted import random_prompts
-from anprompt.resumable import describe
-from anprompt.trainer import PromptTrainer
+from anprompt.prompts.prompted_clip import random_prompts
+from anprompt.utils.config import add_trainer_node, require, require_number
+from anprompt.utils.suggest import require_known
 from dassl.engine import TRAINER_REGISTRY
 
 

@@ -8,11 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
-from anprompt.backbone import Backbone
-from anprompt.cfg import add_trainer_node, require_number
-from anprompt.context import ContextCLIP, ContextLearner, check_context, context_length, context_prompts, start_context
-from anprompt.losses import similarity_loss
-from anprompt.trainer import PromptTrainer
+from anprompt.clip.backbone import Backbone
+from anprompt.engine.trainer import PromptTrainer
+from anprompt.prompts.context import (
+    ContextCLIP,
+    ContextLearner,
+    check_context,
+    context_length,
+    context_prompts,
+    start_context,
+)
+from anprompt.prompts.losses import similarity_loss
+from anprompt.utils.config import add_trainer_node, require_number
 from dassl.engine import TRAINER_REGISTRY
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from anprompt.backbone import Backbone, text_depth, vision_depth
-from anprompt.cfg import add_trainer_node, require_number
-from anprompt.context import ContextCLIP, check_context, context_prompts, start_context
-from anprompt.prompted import random_prompts
-from anprompt.trainer import PromptTrainer
+from anprompt.clip.backbone import Backbone, text_depth, vision_depth
+from anprompt.engine.trainer import PromptTrainer
+from anprompt.prompts.context import ContextCLIP, check_context, context_prompts, start_context
+from anprompt.prompts.prompted_clip import random_prompts
+from anprompt.utils.config import add_trainer_node, require_number
 from dassl.engine import TRAINER_REGISTRY
 
 

@@ -13,11 +13,12 @@ from typing import Any
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from anprompt.backbone import Backbone
-from anprompt.cfg import add_trainer_node, require, require_number
-from anprompt.inserted import InsertedCLIP, InsertedTrainer, LinearAligner, PrototypeProjection, check_layers
-from anprompt.losses import head_cross_entropy, similarity_loss
-from anprompt.prompted import random_prompts
+from anprompt.clip.backbone import Backbone
+from anprompt.engine.two_heads import TwoHeadTrainer
+from anprompt.prompts.deep_tokens import DeepTokenCLIP, LinearAligner, PrototypeProjection, check_layers
+from anprompt.prompts.losses import head_cross_entropy, similarity_loss
+from anprompt.prompts.prompted_clip import random_prompts
+from anprompt.utils.config import add_trainer_node, require, require_number
 from dassl.engine import TRAINER_REGISTRY
 
 # The authors' weights of the distance to the frozen CLIP, used where the config leaves REG_WEIGHT unset.
@@ -76,7 +77,7 @@ class RepresentationLearner(nn.Module):
 
 
 @TRAINER_REGISTRY.register()
-class MMRL(InsertedTrainer):
+class MMRL(TwoHeadTrainer):
     """Multi-modal representation learning."""
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -90,12 +91,12 @@ class MMRL(InsertedTrainer):
         require(isinstance(node.REP_DIM, int | None), f"{REP_DIM_KEY}: expected a whole number, got {node.REP_DIM}")
         check_layers("TRAINER.MMRL.REP_LAYERS", list(node.REP_LAYERS), cfg.MODEL.BACKBONE.NAME)
 
-    def build_prompted_model(self, backbone: Backbone) -> InsertedCLIP:
+    def build_prompted_model(self, backbone: Backbone) -> DeepTokenCLIP:
         node, name = self.cfg.TRAINER.MMRL, self.cfg.DATASET.NAME
         self.reg_weight = REG_WEIGHTS.get(name, DEFAULT_REG_WEIGHT) if node.REG_WEIGHT is None else node.REG_WEIGHT
         self.rep_dim = REP_DIMS.get(name, DEFAULT_REP_DIM) if node.REP_DIM is None else node.REP_DIM
         print(f"REG_WEIGHT {self.reg_weight}, REP_DIM {self.rep_dim}")
-        model = InsertedCLIP(backbone.model, self.build_learner(), tuple(node.REP_LAYERS))
+        model = DeepTokenCLIP(backbone.model, self.build_learner(), tuple(node.REP_LAYERS))
         model.set_classes(backbone.tokenize(self.hand_written_prompts()).to(self.device))
         return model
 

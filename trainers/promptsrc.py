@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from anprompt import distributed
-from anprompt.backbone import Backbone, text_depth, vision_depth
-from anprompt.cfg import add_trainer_node, require, require_number
-from anprompt.context import ContextCLIP, check_context, context_prompts, start_context
-from anprompt.prompted import random_prompts, unit
-from anprompt.templates import class_text, clip_templates
-from anprompt.trainer import PromptTrainer
+from anprompt.clip.backbone import Backbone, text_depth, vision_depth
+from anprompt.engine.trainer import PromptTrainer
+from anprompt.prompts.context import ContextCLIP, check_context, context_prompts, start_context
+from anprompt.prompts.prompted_clip import random_prompts, unit
+from anprompt.prompts.templates import class_text, clip_templates
+from anprompt.utils import distributed
+from anprompt.utils.config import add_trainer_node, require, require_number
 from dassl.engine import TRAINER_REGISTRY
 
 MIN_WEIGHT = 1e-300  # below, floating point has no room for a weight

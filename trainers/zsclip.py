@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from anprompt.backbone import Backbone
-from anprompt.prompted import PromptedCLIP, unit
-from anprompt.templates import class_text, ensemble_for, template_for
-from anprompt.trainer import PromptTrainer
+from anprompt.clip.backbone import Backbone
+from anprompt.engine.trainer import PromptTrainer
+from anprompt.prompts.prompted_clip import PromptedCLIP, unit
+from anprompt.prompts.templates import class_text, ensemble_for, template_for
 from dassl.engine import TRAINER_REGISTRY
 
 

@@ -11,11 +11,11 @@ from typing import Any
 from tabulate import tabulate
 from yacs.config import CfgNode
 
-from anprompt.cfg import add_shared_cfg, merge_file
-from anprompt.doctor import Reader, examine, move_aside
-from anprompt.findings import Problem, Report
-from anprompt.nearest import require_known
-from anprompt.plugins import checkout_package
+from anprompt.doctor.checks import Reader, examine, move_aside
+from anprompt.doctor.report import Problem, Report
+from anprompt.utils.config import add_shared_cfg, merge_file
+from anprompt.utils.drop_in import checkout_package
+from anprompt.utils.suggest import require_known
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 
@@ -70,7 +70,7 @@ def first_folder(readers: dict[str, Reader]) -> str:
 def dataset_classes() -> dict[str, Any]:
     """This project's dataset classes by registry name."""
     checkout_package("datasets").register_all()
-    shared = importlib.import_module("datasets.base").SplitDataset
+    shared = importlib.import_module("anprompt.data.split_dataset").SplitDataset
     classes = {name: DATASET_REGISTRY.get(name) for name in DATASET_REGISTRY.registered_names()}
     return {name: cls for name, cls in sorted(classes.items()) if issubclass(cls, shared)}
 

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from anprompt.commands.table import warn
+from anprompt.runs.read_results import find_results
 from anprompt.table.core import Options
 from anprompt.table.curves import draw, few_shot_figures
-from anprompt.table.records import find_records
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -23,5 +23,5 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     options = Options(warn, args.ci95)
-    print(*draw(few_shot_figures(find_records(args.folders, warn), options), args.output, options), sep="\n")
+    print(*draw(few_shot_figures(find_results(args.folders, warn), options), args.output, options), sep="\n")
     return 0

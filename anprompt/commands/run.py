@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anprompt.nearest import require_known
+from anprompt.utils.suggest import require_known
 
 if TYPE_CHECKING:
-    from anprompt.runner.executors import Executor
-    from anprompt.runner.plan import Job, Request
-    from anprompt.runner.schedule import Schedule
+    from anprompt.protocols.executors import Executor
+    from anprompt.protocols.plan import Job, Request
+    from anprompt.protocols.scheduling import Schedule
 
 EPILOG = """\
 The runs are those of scripts/. Finished ones are skipped, interrupted ones resume, a failed one stops no other; give
@@ -74,7 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     require_known("executor", args.executor, EXECUTORS)
-    from anprompt.runner.plan import plan  # not for other commands: what runs processes knows POSIX only
+    from anprompt.protocols.plan import plan  # not for other commands: what runs processes knows POSIX only
 
     jobs = plan(request_of(args))
     if args.dry_run:
@@ -97,7 +97,7 @@ def checkout() -> Path:
 
 
 def request_of(args: argparse.Namespace) -> "Request":
-    from anprompt.runner.plan import Request
+    from anprompt.protocols.plan import Request
 
     repository = checkout()
     if args.jobs is not None and args.jobs < 1:
@@ -125,7 +125,7 @@ def request_of(args: argparse.Namespace) -> "Request":
 
 
 def build_executor(args: argparse.Namespace, jobs: int) -> "Executor":
-    from anprompt.runner.executors import ClusterExecutor, LocalExecutor
+    from anprompt.protocols.executors import ClusterExecutor, LocalExecutor
 
     if args.executor == "local":
         if args.slurm:
@@ -140,9 +140,9 @@ def build_executor(args: argparse.Namespace, jobs: int) -> "Executor":
 
 def work(jobs: "list[Job]", executor: "Executor", repository: Path) -> int:
     """Run the jobs and say what came of them; the exit status."""
-    from anprompt.runner.finished import FinishedCheck
-    from anprompt.runner.schedule import Schedule
-    from anprompt.runner.screen import Screen
+    from anprompt.protocols.finished import FinishedCheck
+    from anprompt.protocols.scheduling import Schedule
+    from anprompt.protocols.screen import Screen
 
     screen = Screen(sys.stdout)
     schedule = screen.schedule = Schedule(jobs, executor, FinishedCheck(repository), screen.event)
@@ -161,7 +161,7 @@ def work(jobs: "list[Job]", executor: "Executor", repository: Path) -> int:
 
 def summary(schedule: "Schedule") -> int:
     """The table of the jobs that succeeded, then what failed; the exit status."""
-    from anprompt.runner.schedule import failures
+    from anprompt.protocols.scheduling import failures
 
     try:
         print_table([folder for one in schedule.of("done", "skipped") for folder in one.job.folders()])
@@ -179,11 +179,11 @@ def summary(schedule: "Schedule") -> int:
 def print_table(folders: list[Path]) -> None:
     """Of the runs in these folders."""
     from anprompt.commands.table import warn
+    from anprompt.runs.read_results import find_results
     from anprompt.table import build_tables
     from anprompt.table.core import Options
-    from anprompt.table.records import find_records
     from anprompt.table.render import render
 
     if folders:
         print()
-        print(render(build_tables(find_records(folders, warn), Options(warn)), "md"))
+        print(render(build_tables(find_results(folders, warn), Options(warn)), "md"))

@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from anprompt.runs.read_results import find_results
 from anprompt.table import build_tables
 from anprompt.table.core import Options
-from anprompt.table.records import find_records
 from anprompt.table.render import render
 
 EPILOG = """\
@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     options = Options(warn, args.ci95, args.cost, args.compare)
-    text = render(build_tables(find_records(args.folders, warn), options), args.format)
+    text = render(build_tables(find_results(args.folders, warn), options), args.format)
     if args.output:
         if args.output.is_dir():
             raise ValueError(f"--output {args.output} is a folder: name a file, such as {args.output / 'table.md'}")

@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 
+from anprompt.runs.read_results import RunResult
 from anprompt.table.base_to_new import base_to_new
 from anprompt.table.checks import warn_of_configs, warn_of_images
 from anprompt.table.core import Options, Table, group
 from anprompt.table.cross_dataset import cross_dataset
 from anprompt.table.few_shot import few_shot
-from anprompt.table.records import Record
 
 
-def build_tables(records: Sequence[Record], options: Options) -> list[Table]:
-    """One table per protocol that the records belong to."""
-    warn_of_configs(records, options.warn)
-    warn_of_images(records, options.warn)
-    by_protocol = group(records, lambda record: record.protocol)
+def build_tables(results: Sequence[RunResult], options: Options) -> list[Table]:
+    """One table per protocol that the results belong to."""
+    warn_of_configs(results, options.warn)
+    warn_of_images(results, options.warn)
+    by_protocol = group(results, lambda result: result.protocol)
     tables = []
     if "base2new" in by_protocol:
         tables.append(base_to_new(by_protocol["base2new"], options))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anprompt.runs.read_results import RunResult
 from anprompt.table.core import Cell, Options, Stat, Table, group, notes_of, seeds_text, shots_text
-from anprompt.table.records import Record
 
 PUBLISHED = Path(__file__).parent.parent / "assets" / "published.json"
 MEMORY = {"process": "peak memory (MB)", "cuda": "peak GPU memory (MB)"}
@@ -26,7 +26,7 @@ class Outcome:
     """Base-to-new of one setting on one dataset."""
 
     dataset: str
-    base_runs: list[Record]
+    base_runs: list[RunResult]
     base: Stat | None
     new: Stat | None
     h: Stat | None
@@ -36,12 +36,12 @@ class Outcome:
         return [self.dataset, self.seeds, self.base, self.new, self.h]
 
 
-def base_to_new(records: Iterable[Record], options: Options) -> Table:
+def base_to_new(results: Iterable[RunResult], options: Options) -> Table:
     """Base, new and H of every trainer, YAML file, number of shots and dataset; averages where there are several."""
-    records = list(records)
+    results = list(results)
     rows: list[list[Cell]] = []
     averaged: dict[str, str] = {}
-    for (trainer, stem, shots), runs in group(records, lambda run: (run.trainer, run.stem, run.shots)).items():
+    for (trainer, stem, shots), runs in group(results, lambda run: (run.trainer, run.stem, run.shots)).items():
         setting: list[Cell] = [trainer, stem or None, shots_text(shots)]
         outcomes = [outcome(one, options) for one in group(runs, lambda run: run.dataset).values()]
         rows += [[*setting, *one.cells(), *costs(one.base_runs, options)] for one in outcomes]
@@ -54,10 +54,10 @@ def base_to_new(records: Iterable[Record], options: Options) -> Table:
         options.warn(f"averages over different data sets do not compare: {scopes}")
     header = ["trainer", "config", "shots", "data", "seeds", "base", "new", "H", *cost_header(options)]
     caption = f"Base to new: accuracy in per cent, mean ± {options.spread} over seeds. H: harmonic mean of each seed."
-    return with_published(Table(caption, header, rows, notes_of(records)), options)
+    return with_published(Table(caption, header, rows, notes_of(results)), options)
 
 
-def outcome(runs: Sequence[Record], options: Options) -> Outcome:
+def outcome(runs: Sequence[RunResult], options: Options) -> Outcome:
     """Pair the halves of each seed. A seed with one half does not count, unless no seed has both."""
     base, new = ({run.seed: run for run in runs if run.classes == classes} for classes in ("base", "new"))
     both = sorted(base.keys() & new.keys())
@@ -79,7 +79,7 @@ def outcome(runs: Sequence[Record], options: Options) -> Outcome:
     )
 
 
-def label(run: Record) -> str:
+def label(run: RunResult) -> str:
     """A setting on a dataset, for warnings."""
     shots = shots_text(run.shots)
     details = ", ".join(filter(None, (run.stem, shots and f"{shots} shots")))
@@ -103,7 +103,7 @@ def cost_header(options: Options) -> list[str]:
     return ["parameters", "training (s)", *MEMORY.values()] if options.cost else []
 
 
-def costs(runs: Sequence[Record], options: Options) -> list[Cell]:
+def costs(runs: Sequence[RunResult], options: Options) -> list[Cell]:
     """Learnable parameters, mean training time and highest memory of the runs that trained."""
     if not options.cost:
         return []

@@ -1,4 +1,4 @@
-"""What every table is made of: cells, options, and records in groups."""
+"""What every table is made of: cells, options, and results in groups."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
-from anprompt.table.records import Record, Warn
+from anprompt.runs.read_results import RunResult, Warn
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -63,17 +63,17 @@ class Options:
     def spread(self) -> str:
         return "half the 95 % confidence interval (Student t)" if self.ci95 else "population deviation"
 
-    def stat(self, runs: Iterable[Record]) -> Stat | None:
+    def stat(self, runs: Iterable[RunResult]) -> Stat | None:
         """Accuracy over runs that differ in the seed."""
         values = [run.accuracy for run in runs]
         return Stat.of(values, self.ci95) if values else None
 
 
-def group(records: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key, list[Record]]:
+def group(results: Iterable[RunResult], key: Callable[[RunResult], Key]) -> dict[Key, list[RunResult]]:
     """Records by key, sorted by names, shots and seed."""
-    groups: dict[Key, list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda r: (r.trainer.casefold(), r.stem, r.dataset.casefold(), r.shots, r.seed)):
-        groups[key(record)].append(record)
+    groups: dict[Key, list[RunResult]] = defaultdict(list)
+    for result in sorted(results, key=lambda r: (r.trainer.casefold(), r.stem, r.dataset.casefold(), r.shots, r.seed)):
+        groups[key(result)].append(result)
     return dict(groups)
 
 
@@ -82,7 +82,7 @@ def shots_text(shots: int) -> str | None:
     return str(shots) if shots >= 1 else None
 
 
-def seeds_text(runs: Iterable[Record]) -> str:
+def seeds_text(runs: Iterable[RunResult]) -> str:
     return " ".join(str(seed) for seed in sorted({run.seed for run in runs}))
 
 
@@ -92,11 +92,11 @@ def average_of(stats: Sequence[Stat | None]) -> Stat | None:
     return Stat(statistics.fmean(known)) if known and len(known) == len(stats) else None
 
 
-def notes_of(records: Iterable[Record]) -> list[str]:
+def notes_of(results: Iterable[RunResult]) -> list[str]:
     """Below a table: the head behind every trainer's accuracies, and tests with settings of their own."""
     heads: dict[str, set[tuple[str, str]]] = {}
     settings: dict[str, None] = {}
-    for run in records:
+    for run in results:
         place = run.protocol if run.protocol in ("source", "target") else f"{run.classes} classes"
         if run.headline:
             heads.setdefault(run.trainer, set()).add((place, run.headline))

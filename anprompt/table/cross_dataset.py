@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from anprompt.runs.read_results import RunResult
 from anprompt.table.checks import warn_of_seeds
 from anprompt.table.core import Cell, Options, Table, average_of, group, notes_of, seeds_text, shots_text
-from anprompt.table.records import Record
 
 VARIANTS_OF_IMAGENET = ("ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
 
 
-def cross_dataset(sources: Sequence[Record], targets: Sequence[Record], options: Options) -> list[Table]:
+def cross_dataset(sources: Sequence[RunResult], targets: Sequence[RunResult], options: Options) -> list[Table]:
     """A table of other datasets and one of ImageNet's variants, as far as there are such targets."""
     variants = [run for run in targets if run.dataset in VARIANTS_OF_IMAGENET]
     others = [run for run in targets if run.dataset not in VARIANTS_OF_IMAGENET]
@@ -23,7 +23,7 @@ def cross_dataset(sources: Sequence[Record], targets: Sequence[Record], options:
     return tables
 
 
-def transfer(name: str, sources: Sequence[Record], targets: Sequence[Record], options: Options) -> Table:
+def transfer(name: str, sources: Sequence[RunResult], targets: Sequence[RunResult], options: Options) -> Table:
     """A row per trainer, YAML file and number of shots; columns for source, targets and the targets' average."""
     columns = [("source", data) for data in names(sources)] + [("target", data) for data in names(targets)]
     rows: list[list[Cell]] = []
@@ -40,5 +40,5 @@ def transfer(name: str, sources: Sequence[Record], targets: Sequence[Record], op
     return Table(caption, [*header, "average of targets"], rows, notes_of([*sources, *targets]))
 
 
-def names(runs: Sequence[Record]) -> list[str]:
+def names(runs: Sequence[RunResult]) -> list[str]:
     return sorted({run.dataset for run in runs}, key=str.casefold)

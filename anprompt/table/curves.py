@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from anprompt.runs.read_results import RunResult
 from anprompt.table.core import Options, Stat, average_of, group
 from anprompt.table.few_shot import column_name, configs, split_by_config
-from anprompt.table.records import Record
 
 FORMATS = ("png", "pdf")
 SIZE = (4.2, 3.4)  # inches: a column of most papers
@@ -19,14 +19,14 @@ Points: TypeAlias = dict[int, Stat]  # accuracy by shots, in ascending order
 Figures: TypeAlias = dict[str, dict[str, Points]]  # by data, then by label of the curve
 
 
-def few_shot_figures(records: Iterable[Record], options: Options) -> Figures:
+def few_shot_figures(results: Iterable[RunResult], options: Options) -> Figures:
     """The curves of every dataset and, where there are several, of their average.
 
     A curve is that of a trainer or, where two of its YAML files compete, of a file. It enters the average with the
     shots that it has on all datasets. Runs on all images have no place on the axis.
     """
-    limited = [record for record in records if record.protocol == "few_shot" and record.shots >= 1]
-    figures: Figures = {name: {} for name in sorted({record.dataset for record in limited}, key=str.casefold)}
+    limited = [result for result in results if result.protocol == "few_shot" and result.shots >= 1]
+    figures: Figures = {name: {} for name in sorted({result.dataset for result in limited}, key=str.casefold)}
     for (trainer, name), runs in group(limited, lambda run: (run.trainer, run.dataset)).items():
         lines = split_by_config(runs)
         for line in lines:
@@ -53,7 +53,7 @@ def average_curves(figures: Sequence[dict[str, Points]], options: Options) -> di
     return averages
 
 
-def points_of(runs: Sequence[Record], options: Options) -> Points:
+def points_of(runs: Sequence[RunResult], options: Options) -> Points:
     """Mean and spread over the seeds."""
     by_shots = group(runs, lambda run: run.shots)
     return {shots: Stat.of([run.accuracy for run in by_shots[shots]], options.ci95) for shots in sorted(by_shots)}

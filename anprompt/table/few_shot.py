@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from anprompt.runs.read_results import RunResult
 from anprompt.table.checks import warn_of_seeds
 from anprompt.table.core import Cell, Options, Table, average_of, group, notes_of, seeds_text, shots_text
-from anprompt.table.records import Record
 
 
-def few_shot(records: Sequence[Record], options: Options) -> Table:
+def few_shot(results: Sequence[RunResult], options: Options) -> Table:
     """A row per trainer and dataset, and an average where there are several datasets; a column per number of shots."""
-    columns = sorted({run.shots for run in records})
+    columns = sorted({run.shots for run in results})
     rows: list[list[Cell]] = []
-    for trainer, runs in group(records, lambda run: run.trainer).items():
+    for trainer, runs in group(results, lambda run: run.trainer).items():
         lines = [line for one in group(runs, lambda run: run.dataset).values() for line in split_by_config(one)]
         stats = []
         for line in lines:
@@ -26,18 +26,18 @@ def few_shot(records: Sequence[Record], options: Options) -> Table:
             rows.append([trainer, configs(runs), f"average of {len(lines)}", None, *means])
     header = ["trainer", "config", "data", "seeds", *map(column_name, columns)]
     caption = f"Few-shot: accuracy in per cent by training images per class, mean ± {options.spread} over the seeds."
-    return Table(caption, header, rows, notes_of(records))
+    return Table(caption, header, rows, notes_of(results))
 
 
 def column_name(shots: int) -> str:
     return f"{shots_text(shots) or 'all'} shot{'s' * (shots != 1)}"
 
 
-def split_by_config(runs: Sequence[Record]) -> list[list[Record]]:
+def split_by_config(runs: Sequence[RunResult]) -> list[list[RunResult]]:
     """Rows of one trainer and dataset: one, though its YAML file may depend on the shots, unless two files compete."""
     competing = any(len({run.stem for run in same}) > 1 for same in group(runs, lambda run: run.shots).values())
     return list(group(runs, lambda run: run.stem).values()) if competing else [list(runs)]
 
 
-def configs(runs: Iterable[Record]) -> str | None:
+def configs(runs: Iterable[RunResult]) -> str | None:
     return ", ".join(dict.fromkeys(run.stem for run in runs if run.stem)) or None

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from anprompt.cli import main
+from anprompt.runs.read_results import find_results
 from anprompt.table import curves
 from anprompt.table.core import Options, Stat
 from anprompt.table.curves import draw_curves, few_shot_figures
-from anprompt.table.records import find_records
 
 TWO_SEEDS = {1: (40.0, 44.0), 16: (60.0, 61.0)}
 
@@ -34,7 +34,7 @@ def figures(tmp_path):
     def figures():
         warnings = []
         options = Options(warnings.append)
-        return few_shot_figures(find_records([tmp_path], warnings.append), options), warnings
+        return few_shot_figures(find_results([tmp_path], warnings.append), options), warnings
 
     return figures
 

@@ -12,7 +12,7 @@ from tests.table.rows import cells
     ("content", "reason"),
     [
         ('{"accuracy": 80', "Expecting"),
-        ("[]", "not the record of a run"),
+        ("[]", "not the result of a run"),
         ("{}", "accuracy is None"),
         (b"\xff\xfe\x00", "decode"),
         ({"accuracy": float("nan")}, "accuracy is nan"),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.stand_in import REPO
+from tests.helpers import REPOSITORY
 from tests.table.rows import cells
 
 
@@ -74,7 +74,7 @@ def test_the_module_runs(base2new, tmp_path):
     base2new()
     done = subprocess.run(
         [sys.executable, "-m", "anprompt", "table", str(tmp_path)],
-        cwd=REPO,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
     )

@@ -8,9 +8,9 @@ import open_clip
 import torch
 from torch import Tensor
 
-from anprompt.backbone import OPENAI_ARCHS, TINY, TINY_FILE, load_clip, read_any_format, verified_weights
-from anprompt.checkpoint import atomic_path
-from anprompt.nearest import require_known, suggest
+from anprompt.clip.backbone import OPENAI_ARCHS, TINY, TINY_FILE, load_clip, read_any_format, verified_weights
+from anprompt.utils.files import atomic_path
+from anprompt.utils.suggest import require_known, suggest
 from clip.model import CLIP, HEADS, build_model
 from clip.simple_tokenizer import SimpleTokenizer
 

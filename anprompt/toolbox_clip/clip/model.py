@@ -139,8 +139,8 @@ def build_model(state_dict: Mapping[str, Any], *design: Any, **more_design: Any)
     if design or more_design:
         raise ValueError(
             "build_model got a design besides the weights: this file needs the changed copy of CLIP that its method "
-            "brings. Put that `clip` folder beside train.py, or write the method on anprompt/encoders.py, which places "
-            "tokens at any layer of an unchanged CLIP."
+            "brings. Put that `clip` folder beside train.py, or write the method on anprompt/clip/encoders.py, which "
+            "places tokens at any layer of an unchanged CLIP."
         )
     if missing := {"visual.proj", "visual.conv1.weight", "text_projection"} - state_dict.keys():
         raise ValueError(

@@ -1,0 +1,184 @@
+"""The loaders of a run: those that Dassl made, with images decoded once and workers that stay between epochs.
+
+What they yield and what they draw from the random generators is bit for bit what Dassl's own loaders would.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import weakref
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+
+from anprompt.data.device_images import DeviceImages
+from anprompt.data.test_images import CachedImages, CachingLoader
+from anprompt.data.train_images import KeptImages
+from dassl.data import DatasetWrapper
+
+try:
+    from torch.utils.data._utils.worker import _generate_state as numpy_seed
+except ImportError:  # private to PyTorch: without it, workers are started anew in every epoch
+    numpy_seed = None  # type: ignore[assignment]
+
+ARGUMENTS = (
+    "batch_size", "sampler", "drop_last", "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn",
+    "multiprocessing_context", "generator", "prefetch_factor",
+)  # fmt: skip
+WITHOUT_WORKERS = {
+    "num_workers": 0, "pin_memory": False, "timeout": 0, "multiprocessing_context": None, "prefetch_factor": None,
+}  # fmt: skip
+SeededIndex = tuple[int, int, int]  # index of the item; epoch of these workers, from 0; its base seed
+
+
+def with_kept_images(loader: Any) -> Any:
+    """``loader`` with images kept in memory and workers that stay; as it is where it is not one of Dassl's."""
+    if not is_dassls(loader):
+        return loader
+    return StayingLoader(KeptImages.like(loader.dataset), **arguments(loader))
+
+
+def with_device_images(loader: Any, device: torch.device) -> Any:
+    """``loader`` with images kept and augmented on ``device``, without workers; as it is where it is not Dassl's."""
+    if not is_dassls(loader):
+        return loader
+    images = DeviceImages.like(loader.dataset)
+    images.device = device
+    return DeviceLoader(images, **arguments(loader))
+
+
+def with_cached_images(loader: Any) -> Any:
+    """``loader`` with a cache of decoded images on disk; as it is where it is not one of Dassl's."""
+    if not is_dassls(loader) or loader.collate_fn is not default_collate:
+        return loader
+    return CachingLoader(CachedImages.like(loader.dataset), **arguments(loader))
+
+
+def stop_workers(loader: Any) -> None:
+    """End the workers that stay, if ``loader`` has any: they would idle until it is gone."""
+    if isinstance(loader, StayingLoader):
+        loader.stop()
+
+
+def is_dassls(loader: Any) -> bool:
+    """Whether it is a loader as ``dassl.data.DataManager`` makes it: trainers may have their own."""
+    plain = type(loader) is DataLoader and loader.batch_size is not None
+    return plain and type(loader.dataset) is DatasetWrapper
+
+
+def arguments(loader: DataLoader) -> dict[str, Any]:
+    """What ``loader`` was made with, but for its dataset."""
+    return {name: getattr(loader, name) for name in ARGUMENTS}
+
+
+class StayingLoader(DataLoader):
+    """A DataLoader whose workers stay from its first epoch on, and draw what workers started anew would draw.
+
+    With ``num_workers`` 0, or a ``worker_init_fn``, it is the plain loader. PyTorch's ``persistent_workers`` alone
+    would change the draws: workers started anew are seeded with a number that the main process draws for every epoch,
+    those that stay are not. Here it is drawn all the same, and travels to the workers beside the indices.
+
+    Changes to the dataset do not reach the workers of a later epoch, unless :meth:`stop` comes first.
+    """
+
+    _staying: DataLoader | None = None
+    _seeds: SeededSampler
+    _running: weakref.ref[Generator] | None = None
+
+    def stop(self) -> None:
+        """End the workers; the next epoch starts others. An epoch that is under way keeps its own."""
+        self._staying = None  # the last reference to PyTorch's iterator, which ends them when it goes
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        prepare = getattr(self.dataset, "prepare", None)
+        if prepare is not None:
+            prepare()
+        if not self.num_workers or self.worker_init_fn is not None or numpy_seed is None or self._is_under_way():
+            return super().__iter__()
+        if self._staying is None:
+            self._seeds = SeededSampler(self.sampler)
+            options = arguments(self) | {"sampler": self._seeds, "persistent_workers": True}
+            self._staying = DataLoader(SeededDataset(self.dataset), **options)
+        else:
+            self._seeds.next_epoch(base_seed(self.generator))
+        batches = self._batches(iter(self._staying))
+        self._running = weakref.ref(batches)
+        return batches
+
+    def _is_under_way(self) -> bool:
+        """Whether somebody is in the middle of an epoch: two at a time cannot share workers."""
+        batches = self._running() if self._running else None
+        return batches is not None and inspect.getgeneratorstate(batches) != inspect.GEN_CLOSED
+
+    def _batches(self, batches: Iterator[Any]) -> Generator[Any, None, None]:
+        try:
+            yield from batches
+        except BaseException:  # left early, a mistake, Ctrl-C: whatever state the workers are in goes with them
+            self.stop()
+            raise
+
+
+class DeviceLoader(StayingLoader):
+    """A loader of :class:`DeviceImages`; without workers where these are on the device, which workers cannot use."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        images: DeviceImages = self.dataset  # type: ignore[assignment]
+        images.prepare()
+        if images.on_device is None:
+            return super().__iter__()
+        return iter(DataLoader(images, **arguments(self) | WITHOUT_WORKERS))
+
+
+class SeededSampler(Sampler):
+    """Indices of ``sampler``, each with the epoch and its seed."""
+
+    def __init__(self, sampler: Any):
+        self.sampler = sampler
+        self.epoch = 0
+        self.seed = 0  # not used: PyTorch has just seeded the workers of their first epoch
+
+    def next_epoch(self, seed: int) -> None:
+        self.epoch += 1
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[SeededIndex]:
+        for index in self.sampler:
+            yield index, self.epoch, self.seed
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class SeededDataset(Dataset):
+    """Items of ``dataset``; the first one of an epoch seeds the worker."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+        self.epoch = 0
+
+    def __getitem__(self, index: SeededIndex) -> Any:
+        item, epoch, seed = index
+        if epoch != self.epoch:
+            self.epoch = epoch
+            seed_worker(seed)
+        return self.dataset[item]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def base_seed(generator: torch.Generator | None) -> int:
+    """Drawn as PyTorch draws it when it starts workers."""
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
+
+
+def seed_worker(seed: int) -> None:
+    """Seed this worker's generators as PyTorch does at its start, given the base seed of the epoch."""
+    worker = get_worker_info().id  # type: ignore[union-attr]
+    random.seed(seed + worker)
+    torch.manual_seed(seed + worker)
+    np.random.seed(numpy_seed(seed, worker))  # noqa: NPY002  (the global generator is what transforms draw from)

@@ -1,0 +1,166 @@
+"""Lists of images on disk: split files and few-shot subsets, as JSON and as CoOp's pickles.
+
+A file that is damaged or hostile is one ValueError that names it, and nothing in it runs.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeVar
+
+from anprompt.utils.files import atomic_path
+
+Entry = tuple[str, int, str]  # path, label, class name
+LARGE = 2**24  # bytes; a few-shot subset is smaller
+DELETE_IT = "Delete it to have it written again"
+# What a wrong content makes Python's own functions raise, the standard json module included.
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
+Item = TypeVar("Item")
+
+
+def entry(path: Any, label: Any, classname: Any) -> Entry:
+    """The three fields of one image, checked.
+
+    Raises:
+        ValueError, TypeError: another type, text that no file system or terminal takes, or no whole number.
+    """
+    if not (isinstance(path, str) and isinstance(classname, str) and isinstance(label, int | str)):
+        # The types only: a hostile pickle can hold values that would take forever to print.
+        types = ", ".join(type(value).__name__ for value in (path, label, classname))
+        raise TypeError(f"expected a path, a label and a class name for each image, found {types}")
+    (path + classname).encode()
+    if int(label) < 0:
+        raise ValueError(f"the label of {path!r} is {label}, expected 0, 1, 2 and so on")
+    return path, int(label), classname
+
+
+def label_faults(parts: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """What is wrong with the labels of the items (with ``impath, label, classname``) in "train" and the other parts.
+
+    There are images to train and to test. Labels count from zero without a gap and have one name each; what is tested
+    has training images. Otherwise class names and classes would silently part company.
+    """
+    empty = [part for part in ("train", "test") if not parts[part]]
+    if empty:
+        yield f"there are no {empty[0]} images"
+        return
+    labels = {item.label for item in parts["train"]}
+    # Only as far as there are labels: a damaged file may hold a very large one.
+    gaps = sorted(set(range(len(labels))) - labels)
+    if gaps:
+        more = f" (nor {', '.join(map(str, gaps[1:10]))}{', ...' if len(gaps) > 10 else ''})" if gaps[1:] else ""
+        yield f"no training image has the label {gaps[0]}{more}; labels must be 0, 1, 2 and so on"
+    names: dict[int, str] = {}
+    reported = set()
+    for part, items in parts.items():
+        for item in items:
+            if item.label in reported:
+                continue
+            if item.label not in labels:
+                reported.add(item.label)
+                yield f"{item.impath} ({part}) has the label {item.label} without training images"
+            elif names.setdefault(item.label, item.classname) != item.classname:
+                reported.add(item.label)
+                yield (
+                    f"the label {item.label} has two names, {names[item.label]!r} and {item.classname!r} "
+                    f"(in {part}): a class folder is missing or the split mixes two versions"
+                )
+
+
+# ---------------------------------------------------------------------------------------------- JSON
+
+
+def read_json(path: Path, parts: Sequence[str] | None = None) -> dict[str, list[Entry]]:
+    """Entries by part, of ``{"train": [[path, label, class name], ...], "val": ..., "test": ...}``.
+
+    Args:
+        path: the file; paths in it are relative to the image folder.
+        parts: the parts to read; all of them must be there. None: those that are.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds something else; the message tells what is wrong, not what to do.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        return {part: [entry(*item) for item in content[part]] for part in (content.keys() if parts is None else parts)}
+    except DAMAGE as error:
+        raise ValueError(f"{path} is damaged or something else ({type(error).__name__}: {error})") from error
+
+
+# ---------------------------------------------------------------------------------------------- pickles
+
+
+def read_pickle(path: Path) -> dict[str, list[Entry]]:
+    """Entries of one of CoOp's pickles of ``{part: [Datum, ...]}``, by part, with the paths as they were then.
+
+    A pickle can carry code. Only Dassl's Datum may appear in it, and not even that is built.
+
+    Raises:
+        ValueError: truncated, another content, or not harmless.
+    """
+    try:
+        unpickler = _CarefulUnpickler if path.stat().st_size < LARGE else _FastUnpickler
+        with path.open("rb") as file:
+            parts = unpickler(file).load()
+        return {str(part): [_entry_of(item) for item in items] for part, items in parts.items()}
+    except Exception as error:  # damaged pickles raise anything
+        raise ValueError(f"cannot read {path} ({type(error).__name__}: {error}). {DELETE_IT}.") from error
+
+
+def _entry_of(item: Any) -> Entry:
+    state = vars(item)
+    return entry(state["_impath"], state["_label"], state["_classname"])
+
+
+class _OnlyDatum:
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)  # type: ignore[call-arg]  # the unpickler's
+        self.stand_in = type("Datum", (), {})  # a new one each time: a pickle can write to the classes it names
+
+    def find_class(self, module: str, name: str) -> type:
+        if (module, name) == ("dassl.data.datasets.base_dataset", "Datum"):
+            return self.stand_in
+        raise pickle.UnpicklingError(f"it names {module}.{name}, where only Dassl's Datum is expected")
+
+
+class _CarefulUnpickler(_OnlyDatum, pickle._Unpickler):  # type: ignore[misc, name-defined]
+    """In Python: a damaged number cannot make it reserve memory for billions of objects, as the one in C does."""
+
+
+class _FastUnpickler(_OnlyDatum, pickle.Unpickler):
+    """In C: for ImageNet's list of 1.3 million images."""
+
+
+def write_pickle(parts: Mapping[str, Sequence[Any]], path: Path) -> None:
+    """Write lists of Datum as CoOp does, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(pickle.dumps(parts, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+# ---------------------------------------------------------------------------------------------- few-shot subsets
+
+
+def read_cache(path: Path) -> dict[str, list[Entry]] | None:
+    """Entries of a few-shot subset by part: from the pickle, else from the JSON beside it; None without either."""
+    twin = path.with_suffix(".json")
+    if path.is_file():
+        return read_pickle(path)
+    return read_twin(twin) if twin.is_file() else None
+
+
+def read_twin(path: Path) -> dict[str, list[Entry]]:
+    """Entries of a few-shot subset in JSON."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path} ({error}). {DELETE_IT}.") from error
+
+
+def by_suffix(path: str, items: Mapping[str, Item]) -> Item | None:
+    """The item whose relative path ends ``path``; the longest match wins."""
+    pieces = PurePosixPath(path.replace("\\", "/")).parts
+    candidates = ("/".join(pieces[start:]) for start in range(len(pieces)))
+    return next((items[name] for name in candidates if name in items), None)

@@ -1,0 +1,337 @@
+"""PromptTrainer: what every prompt-tuning trainer of this project shares, on Dassl's public names only.
+
+A method supplies a prompted model and, where they are not the usual ones, the terms of its loss and the logits of its
+heads. Here live the rest: precision, one optimiser step, and the evaluation of all heads in one pass.
+``anprompt/engine/resumable.py`` adds checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from anprompt.clip.backbone import Backbone, find_weights, load_clip_once
+from anprompt.data.loaders import stop_workers, with_cached_images, with_device_images, with_kept_images
+from anprompt.engine.cuda_graphs import GraphedStep
+from anprompt.engine.resumable import LEARNER, ResumableTrainer
+from anprompt.prompts.prompted_clip import PromptedCLIP
+from anprompt.prompts.templates import prompts_for, template_for
+from anprompt.runs.results import Tally, peak_memory, subset_digest, versions
+from anprompt.runs.run_folder import RESULTS
+from anprompt.utils import distributed
+from anprompt.utils.config import as_plain, require, require_number
+from anprompt.utils.files import atomic_path
+from anprompt.utils.suggest import require_known
+from dassl.data.transforms import INTERPOLATION_MODES
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+
+PRECISIONS = ("fp32", "amp", "bf16")
+# The family's fp16 also keeps what is learned in half precision, which makes losses NaN; it is taken as amp here.
+PRECISION_NAMES = {"fp16": "amp"}
+AUTOCAST_DTYPES = {"amp": torch.float16, "bf16": torch.bfloat16}
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """Mixed precision of the forward pass: fp16 for ``amp``, bf16 for ``bf16``, nothing for ``fp32``."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision])
+
+
+class PromptTrainer(ResumableTrainer):
+    """Base of the trainers in ``trainers/``.
+
+    A subclass implements :meth:`build_prompted_model`. Unless it says otherwise, the loss is the cross-entropy of the
+    model's logits, and these are its only head. Settings that a checkpoint depends on go into
+    :meth:`required_settings`.
+    """
+
+    train_loader_x: Any
+    val_loader: Any
+    test_loader: Any
+
+    # ------------------------------------------------------------------ what a method supplies
+
+    def build_prompted_model(self, backbone: Backbone) -> PromptedCLIP:
+        """The frozen CLIP, which is on the device already, with the method's learnables in ``.learner``."""
+        raise NotImplementedError
+
+    def loss_terms(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Weighted scalar terms, whose sum is minimised, and the logits ``[B, C]`` to report accuracy on."""
+        logits = self.model(images)
+        return {"ce": F.cross_entropy(logits, labels)}, logits
+
+    def head_logits(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits ``[B, C]`` of every head, by name."""
+        return {"class": self.model(images)}
+
+    def headline(self) -> str:
+        """Name of the head whose accuracy is the result."""
+        return "class"
+
+    def hand_written_prompts(self) -> list[str]:
+        """The prompt of each class from the dataset's template, or from ``DATASET.TEMPLATE``."""
+        return prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames, self.cfg.DATASET.TEMPLATE)
+
+    # ------------------------------------------------------------------ set-up
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Find mistakes before data and weights are read."""
+        self.check_test_cfg(cfg)
+        require_known("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val"))
+        require(cfg.OPTIM.MAX_EPOCH >= 1, f"OPTIM.MAX_EPOCH: expected at least 1, got {cfg.OPTIM.MAX_EPOCH}")
+        precision = self.node(cfg).PREC
+        require(
+            precision in (*PRECISIONS, *PRECISION_NAMES),
+            f"{self.key(cfg)}.PREC: expected one of {', '.join(PRECISIONS)}, got {precision!r}",
+        )
+        if precision in PRECISION_NAMES:
+            print(f"{self.key(cfg)}.PREC {precision} is taken as {PRECISION_NAMES[precision]}: learnables stay in fp32")
+
+    @staticmethod
+    def check_test_cfg(cfg: CfgNode) -> None:
+        """Those in what a test needs, training or not."""
+        require(
+            cfg.MODEL.BACKBONE.NAME,
+            "MODEL.BACKBONE.NAME is empty: give the trainer's YAML file (--config-file configs/trainers/...)",
+        )
+        find_weights(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
+        require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
+        template_for(cfg.DATASET.NAME, cfg.DATASET.TEMPLATE)
+        require_known("TEST.SPLIT", cfg.TEST.SPLIT, ("val", "test"))
+        require_number("DATALOADER.KEEP_TRAIN_GB", cfg.DATALOADER.KEEP_TRAIN_GB, 0)
+
+    def __init__(self, cfg: CfgNode):
+        started = time.perf_counter()
+        super().__init__(cfg)
+        self.build_seconds = time.perf_counter() - started  # data set, weights, text
+
+    def build_data_loader(self) -> None:
+        """Dassl's loaders, with images that are decoded once and workers that stay."""
+        distributed.main_first(super().build_data_loader)
+        if self.cfg.DATALOADER.AUGMENT_ON_GPU:
+            self.train_loader_x = with_device_images(self.train_loader_x, self.device)
+        else:
+            self.train_loader_x = with_kept_images(self.train_loader_x)
+        self.test_loader = with_cached_images(self.test_loader)
+        self.val_loader = with_cached_images(self.val_loader)
+
+    def build_model(self) -> None:
+        cfg = self.cfg
+        self.backbone = load_clip_once(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH, self.device)
+        self.check_images()
+        self.model = self.build_prompted_model(self.backbone).to(self.device)
+        self.start_from_scratch()
+        self.objective = self.loss_terms  # averaged over the processes, where there are several
+        print(f"# learnable parameters: {self.learnable_count:,}")
+        if not self.learnable_count:
+            return
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision() == "amp")
+        self.optim = build_optimizer(self.model.learner, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model(LEARNER, self.model.learner, self.optim, self.sched)
+        self.unchecked: dict[int, Tensor] = {}  # batch -> its loss terms, not yet known to be finite
+        self.gradients: Callable[[Tensor, Tensor], Tensor] = self.compute_gradients
+        if self.cfg.TRAIN.CUDA_GRAPH and self.device.type == "cuda" and distributed.size() == 1:
+            self.gradients = GraphedStep(self.compute_gradients, self.model.learner.parameters())
+
+    @property
+    def learnable_count(self) -> int:
+        """Of the learner at hand: a checkpoint may have brought one of another size (MMRL)."""
+        return sum(weight.numel() for weight in self.model.learner.parameters() if weight.requires_grad)
+
+    def check_images(self) -> None:
+        """Images must have the size and the normalisation that the backbone was trained with."""
+        given, backbone = self.cfg.INPUT, self.backbone
+        size = (backbone.image_size, backbone.image_size)
+        require(tuple(given.SIZE) == size, f"INPUT.SIZE: {backbone.name} takes {size} images, got {tuple(given.SIZE)}")
+        require("normalize" in given.TRANSFORMS, f"INPUT.TRANSFORMS: 'normalize' is missing from {given.TRANSFORMS}")
+        for key, expected in (("PIXEL_MEAN", backbone.mean), ("PIXEL_STD", backbone.std)):
+            close = all(abs(a - b) < 1e-3 for a, b in zip(given[key], expected, strict=True))
+            require(close, f"INPUT.{key}: {backbone.name} was trained with {list(expected)}, got {given[key]}")
+
+    def precision(self) -> str:
+        name = self.node(self.cfg).PREC
+        return PRECISION_NAMES.get(name, name)
+
+    def autocast(self) -> AbstractContextManager:
+        return autocast(self.precision(), self.device)
+
+    # ------------------------------------------------------------------ training
+
+    def before_train(self) -> None:
+        super().before_train()  # resumes: from here on, the learnables stay the same objects
+        self.objective = distributed.averaged(self.loss_terms, self.model.learner)
+
+    def parse_batch_train(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        return self.on_device(batch["img"]), self.on_device(batch["label"])
+
+    def parse_batch_test(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        return self.on_device(batch["img"]), self.on_device(batch["label"])
+
+    def on_device(self, values: Tensor) -> Tensor:
+        return values.to(self.device, non_blocking=True)  # only a copy from pinned memory does not block
+
+    def forward_backward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """One step: loss terms, backward through the learnables, update; the schedule moves at the epoch's end.
+
+        The numbers to report stay on the device: fetching them would make the host wait for it in every step.
+        """
+        numbers = self.gradients(*self.parse_batch_train(batch))
+        self.scaler.step(self.optim)
+        self.scaler.update()
+        self.unchecked[self.batch_idx] = numbers[1:-1]
+        done, frequency = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
+        if frequency > 0 and done % frequency == 0:
+            self.check_terms()
+        if done == self.num_batches:
+            self.update_lr()
+        return dict(zip(("loss", *self.term_names, "acc"), numbers, strict=True))
+
+    def compute_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Leave the gradients in the learnables; the loss, its terms and the accuracy in per cent, as one tensor."""
+        with self.autocast():
+            terms, logits = self.objective(images, labels)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optim.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.term_names = tuple(terms)
+        return torch.stack([loss, *terms.values(), compute_accuracy(logits, labels)[0].squeeze()]).detach()
+
+    def run_epoch(self) -> None:
+        started = time.perf_counter()
+        if isinstance(self.gradients, GraphedStep):
+            self.gradients.forget()  # between epochs, a method may replace what a step reads
+        self.unchecked.clear()  # of an epoch that was left half-way
+        super().run_epoch()
+        self.check_terms()
+        self.train_seconds += time.perf_counter() - started
+
+    def check_terms(self) -> None:
+        """Look at all loss terms since the last time: where a progress line is due, and at the epoch's end.
+
+        Raises:
+            FloatingPointError: names those of the first batch that has any that are not finite. No checkpoint has seen
+                that batch.
+        """
+        if not self.unchecked:
+            return
+        rows = torch.stack(list(self.unchecked.values())).tolist()
+        for batch, row in zip(self.unchecked, rows, strict=True):
+            terms = zip(self.term_names, row, strict=True)
+            broken = [f"{name} = {value}" for name, value in terms if not math.isfinite(value)]
+            if broken:
+                self.fail_on_numbers("the loss is", broken, batch)
+        self.unchecked.clear()
+
+    def train(self) -> None:
+        try:
+            super().train()
+        finally:
+            stop_workers(self.train_loader_x)  # now: left to the garbage collector, some may live on
+
+    def after_train(self) -> None:
+        stop_workers(self.train_loader_x)  # before the evaluation starts its own
+        super().after_train()
+
+    # ------------------------------------------------------------------ evaluation
+
+    def model_inference(self, images: Tensor) -> Tensor:
+        """Logits ``[B, C]`` of the headline head."""
+        with self.autocast():
+            return self.head_logits(images)[self.headline()]
+
+    @torch.no_grad()
+    def test(self, split: str | None = None, is_final: bool = False) -> float:
+        """Evaluate all heads in one pass over ``split`` (default ``TEST.SPLIT``); accuracy of the headline head.
+
+        A run's last evaluation (``split`` not given) also writes ``results.json`` with unrounded numbers.
+        """
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        name = split or self.cfg.TEST.SPLIT
+        name, loader = (name, self.val_loader) if name == "val" and self.val_loader else ("test", self.test_loader)
+        print(f"Evaluate on the *{name}* set")
+        started = time.perf_counter()
+        tally = self.count_correct(loader)
+        seconds = time.perf_counter() - started
+        self.print_heads(tally)
+        results = distributed.from_main(self.evaluator.evaluate)
+        for key, value in results.items():
+            self.write_scalar(f"{name}/{key}", value, self.epoch)
+        if split is None and distributed.is_main():
+            self.write_results(name, dict(results), tally, seconds)
+        return next(iter(results.values()))
+
+    def count_correct(self, loader: Any) -> Tally:
+        """Feed the headline head to Dassl's evaluator and count every head's hits."""
+        tally = Tally(self.headline(), self.num_classes, self.device)
+        with self.evaluation():
+            for batch in tqdm(loader, desc="evaluating", disable=not distributed.is_main()):
+                images, labels = self.parse_batch_test(batch)
+                with self.autocast():
+                    heads = self.head_logits(images)
+                self.evaluator.process(heads[tally.headline], labels)
+                tally.add(heads, labels)
+        return tally
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Entered around one pass over a test set, where weights and classes stay the same."""
+        with ExitStack() as stack:
+            with self.autocast():
+                stack.enter_context(self.model.fixed_text())
+            yield
+
+    def print_heads(self, tally: Tally) -> None:
+        # Written so that the family's log parsers, which look for "* accuracy: x%", do not take it for the result.
+        shares = (f"{head} {100 * hits / max(tally.total, 1):.2f}" for head, hits in tally.correct().items())
+        classes = f"{self.cfg.DATASET.SUBSAMPLE_CLASSES} classes of {self.cfg.DATASET.NAME}"
+        print(f"Heads in per cent: {', '.join(shares)} (headline: {tally.headline}; {classes})")
+
+    def write_results(self, split: str, metrics: dict[str, float], tally: Tally, test_seconds: float) -> None:
+        """Leave ``results.json`` in the output folder: the run is finished."""
+        cfg, correct, total = self.cfg, tally.correct(), tally.total
+        content = {
+            "dataset": cfg.DATASET.NAME,
+            "classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+            "shots": cfg.DATASET.NUM_SHOTS,
+            "seed": cfg.SEED,
+            "trainer": cfg.TRAINER.NAME,
+            "split": split,
+            "headline": tally.headline,
+            **metrics,
+            "calibration_error": tally.calibration_error(),
+            "total": total,
+            "correct": correct[tally.headline],
+            "heads": {head: {"accuracy": 100 * hits / total, "correct": hits} for head, hits in correct.items()},
+            "per_class": tally.per_class(self.dm.dataset.classnames),
+            "parameters": self.learnable_count,
+            "cost": {
+                "build_seconds": self.build_seconds,
+                "train_seconds": self.train_seconds,
+                "test_seconds": test_seconds,
+                "processes": distributed.size(),
+                **peak_memory(self.device),
+            },
+            "trained_on": self.trained_on or self.data_identity(),
+            "subset": subset_digest(self.dm.dataset.train_x, cfg.DATASET.ROOT) if cfg.DATASET.NUM_SHOTS >= 1 else None,
+            "target_settings": self.target_settings,
+            "method_state": as_plain(self.method_state()),
+            "versions": versions(),
+            "config": as_plain(cfg),
+        }
+        with atomic_path(Path(self.output_dir, RESULTS)) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

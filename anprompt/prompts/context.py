@@ -1,0 +1,216 @@
+"""Learnable context among the words of a prompt: the CoOp line of methods (CoOp, CoCoOp, KgCoOp, MaPLe, PromptSRC).
+
+:func:`context_prompts` writes the prompts of a class list with rows left open for M context tokens;
+:class:`ContextPrompts` fills them; :class:`ContextCLIP` runs both towers, with deeper prompts where a method has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anprompt.clip.backbone import Backbone, count_tokens
+from anprompt.clip.encoders import (
+    TextLayout,
+    TextStates,
+    Tokens,
+    end_of_text,
+    text_features,
+    text_layout,
+    text_states,
+    vision_rows,
+    vision_trunk,
+)
+from anprompt.prompts.prompted_clip import PromptedCLIP, random_prompts, unit
+from anprompt.prompts.templates import class_text
+from anprompt.utils.config import require
+from anprompt.utils.distributed import shared_out
+
+POSITIONS = ("end", "middle", "front")  # of the class name, relative to the context
+PLACEHOLDER = "X"  # one token, whose embedding the context replaces
+
+
+@dataclass(frozen=True)
+class ContextPrompts:
+    """Prompts of C classes in which M rows await a context.
+
+    Attributes:
+        embeddings: ``[C, L, D]`` token embeddings without positions, cut behind the longest prompt.
+        slots: ``[C, M]`` rows that the context takes.
+        layout: how the text tower stores the rows; the context is among the shared ones if it is the same, at the same
+            rows, for all classes.
+    """
+
+    embeddings: Tensor
+    slots: Tensor
+    layout: TextLayout
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether one context serves all classes and stands at the start of every prompt."""
+        return self.layout.shared > self.slots.shape[1]
+
+    def fill(self, context: Tensor) -> Tensor:
+        """Embeddings ``[C, L, D]`` with a context ``[M, D]`` for all classes, or ``[C, M, D]``, in its rows."""
+        classes, _, width = self.embeddings.shape
+        index = self.slots[..., None].expand(-1, -1, width)
+        return self.embeddings.scatter(1, index, context.to(self.embeddings.dtype).expand(classes, -1, -1))
+
+    def states(self, clip: Any, context: Tensor) -> TextStates:
+        """What the text tower starts from.
+
+        Args:
+            context: ``[M, D]``; ``[C, M, D]``, one per class, unless :attr:`is_shared`; ``[G, M, D]``, one per image,
+                if it is.
+        """
+        if not self.is_shared:
+            return text_states(clip, self.fill(context), self.layout)
+        empty = text_states(clip, self.embeddings, self.layout)
+        context = context.reshape(-1, *context.shape[-2:])
+        rows = slice(1, 1 + context.shape[1])
+        placed = context.to(empty.prefix.dtype) + clip.positional_embedding[rows]
+        prefix = empty.prefix.expand(len(context), -1, -1)
+        prefix = torch.cat([prefix[:, :1], placed, prefix[:, rows.stop :]], dim=1)
+        return TextStates(prefix, empty.own.expand(len(context), -1, -1), self.layout)
+
+
+def context_prompts(
+    backbone: Backbone,
+    classnames: Sequence[str],
+    count: int,
+    words: str = "",
+    position: str = "end",
+    per_class: bool = False,
+) -> ContextPrompts:
+    """Prompts with ``count`` open rows and the class name, on the device of the backbone.
+
+    Args:
+        words: what the context starts from, as for :func:`start_context`; its tokens from ``count`` on stay words.
+        position: ``end``: the name stands behind the context; ``middle``: between its halves; ``front``: before it.
+            The full stop stays last (where it merges with the name's own punctuation, with the name).
+        per_class: there will be one context per class.
+
+    Raises:
+        ValueError: a prompt does not fit.
+    """
+    lead = class_text(words) or " ".join([PLACEHOLDER] * count)
+    names = [class_text(name) for name in classnames]
+    try:
+        ids = backbone.tokenize([f"{lead} {name}." for name in names])
+    except ValueError as error:
+        raise ValueError(f"a context of {count} tokens leaves too little room for the class names: {error}") from error
+    name_lengths = [count_tokens(name) for name in names]
+    slots = torch.tensor([_slots(position, count, length) for length in name_lengths]).reshape(-1, count)
+    # A name may have fewer tokens together with the full stop than without it.
+    crowded = [name for name, fits in zip(names, slots.amax(dim=1) < end_of_text(ids), strict=True) if not fits]
+    require(
+        not crowded,
+        f"class names {crowded[:5]} end in punctuation that merges with the full stop, so that the context has no "
+        f"place with the name in {position} position: use position end (TRAINER.COOP.CLASS_TOKEN_POSITION end)",
+    )
+    ids = torch.stack([_move_words(row, row_slots) for row, row_slots in zip(ids, slots, strict=True)])
+    device = backbone.model.positional_embedding.device
+    layout = text_layout(ids.to(device), shared_up_to=1 if per_class or position != "end" else None)
+    with torch.no_grad():
+        embeddings = backbone.model.token_embedding(ids[:, : layout.shared + layout.width].to(device))
+    return ContextPrompts(embeddings, slots.to(device), layout)
+
+
+def _slots(position: str, count: int, name_length: int) -> list[int]:
+    """Rows of the context; row 0 is the start token."""
+    ahead = {"end": count, "middle": count // 2, "front": 0}[position]  # context rows before the name
+    return [1 + k + (0 if k < ahead else name_length) for k in range(count)]
+
+
+def _move_words(ids: Tensor, slots: Tensor) -> Tensor:
+    """``[L]`` ids with placeholders behind the start token -> the same with the placeholders at ``slots``."""
+    count = len(slots)
+    open_rows = torch.zeros(len(ids), dtype=torch.bool)
+    open_rows[slots] = True
+    moved = ids.clone()
+    moved[open_rows] = ids[1 : 1 + count]
+    moved[~open_rows] = torch.cat([ids[:1], ids[1 + count :]])
+    return moved
+
+
+def context_length(words: str, count: int) -> int:
+    """Length of a context that starts from ``words``: the number of their tokens; ``count`` where there are none."""
+    return count_tokens(class_text(words)) if words else count
+
+
+def start_context(backbone: Backbone, words: str, count: int) -> Tensor:
+    """Start of a context ``[count, D]``: the first tokens of ``words`` (underscores are spaces), else random rows."""
+    if not words:
+        return random_prompts(count, backbone.text_width)
+    ids = backbone.tokenize([class_text(words)])[0, 1 : 1 + count]
+    clip = backbone.model
+    with torch.no_grad():
+        return clip.token_embedding(ids.to(clip.positional_embedding.device)).clone()
+
+
+def check_context(key: str, words: str, count: int) -> None:
+    """Raise a ValueError unless ``words``, if any, have at least ``count`` tokens to start from; ``key`` names them."""
+    tokens = context_length(words, count)
+    require(tokens >= count, f"{key}: expected words of at least {count} tokens, got {words!r} ({tokens})")
+
+
+class ContextLearner(nn.Module):
+    """A context at the input of the text tower and nothing else (CoOp, KgCoOp).
+
+    Args:
+        start: ``[M, D]``, or ``[C, M, D]`` for one context per class.
+    """
+
+    def __init__(self, start: Tensor):
+        super().__init__()
+        self.ctx = nn.Parameter(start)
+
+    def text_tokens(self) -> dict[int, Tensor]:
+        return {1: self.ctx}
+
+    def vision_tokens(self) -> dict[int, Tensor]:
+        return {}
+
+
+class ContextCLIP(PromptedCLIP):
+    """CLIP with a context at the input of the text tower, and prompts in further layers where the learner has them.
+
+    No layer can be computed once per class list here, nor shared with a frozen pass: the first one already sees the
+    context or the prompts. Without vision tokens the vision tower is the frozen one and carries no graph.
+
+    Args:
+        learner: gives ``text_tokens()`` and ``vision_tokens()``: layer -> ``[K, D]``. Those of layer 1 stand at the
+            input (text: in the open rows; vision: behind the patches); those of a deeper layer overwrite them there.
+    """
+
+    def __init__(self, clip: Any, learner: nn.Module, prompts: ContextPrompts):
+        super().__init__(clip, learner)
+        self.prompts = prompts
+
+    def compute_text(self) -> Tensor:
+        context, deeper = _split_tokens(self.learner.text_tokens())
+        states = self.prompts.states(self.clip, context)
+        return unit(text_features(self.clip, states, Tokens(deeper) if deeper else None))
+
+    @shared_out
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit features ``[B, E]`` of images ``[B, 3, H, W]``."""
+        tokens = self.learner.vision_tokens()
+        if not tokens:
+            return self.encode_frozen_image(images)
+        appended, deeper = _split_tokens(tokens)
+        states = vision_trunk(self.clip, images, appended=appended)
+        rows = vision_rows(self.clip, states, Tokens(deeper, at_end=True) if deeper else None)
+        return unit(rows.class_row @ self.clip.visual.proj)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, C]``."""
+        return self.logits(self.encode_image(images), self.encode_text())
+
+
+def _split_tokens(tokens: Mapping[int, Tensor]) -> tuple[Tensor, dict[int, Tensor]]:
+    return tokens[1], {layer: rows for layer, rows in tokens.items() if layer > 1}

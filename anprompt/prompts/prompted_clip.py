@@ -1,0 +1,88 @@
+"""A frozen CLIP with something learnable attached: what all prompted models share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anprompt.clip.encoders import text_features, text_trunk, vision_rows, vision_trunk
+from anprompt.utils.distributed import shared_out
+
+PROMPT_STD = 0.02
+
+
+def unit(features: Tensor) -> Tensor:
+    """Normalise the last dimension in at least fp32."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
+def random_prompts(*shape: int) -> Tensor:
+    """Start of prompts that do not come from words: normal with standard deviation 0.02, the family's choice."""
+    return PROMPT_STD * torch.randn(*shape)
+
+
+class PromptedCLIP(nn.Module):
+    """A frozen CLIP and a method's learnables in ``learner``, which is what checkpoints hold.
+
+    A subclass implements :meth:`compute_text` and :meth:`forward`.
+
+    Args:
+        clip: an ``open_clip.CLIP``; it stays as it is.
+        learner: all that is trained; an empty module where nothing is.
+    """
+
+    clip: Any  # an open_clip.CLIP
+    learner: Any  # what it offers is between a model and its learner
+
+    def __init__(self, clip: Any, learner: nn.Module):
+        super().__init__()
+        self.clip, self.learner = clip, learner
+        self.cached_text: Tensor | None = None
+
+    def compute_text(self) -> Tensor:
+        """Unit text features ``[C, E]`` of the current classes."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, C]`` of images ``[B, 3, H, W]``."""
+        raise NotImplementedError
+
+    def encode_text(self) -> Tensor:
+        """Unit text features ``[C, E]``: computed, or those of :meth:`fixed_text`."""
+        return self.compute_text() if self.cached_text is None else self.cached_text
+
+    @contextmanager
+    def fixed_text(self) -> Iterator[None]:
+        """Encode the classes once for all that happens inside, and forget them afterwards: training changes them."""
+        self.cached_text = self.compute_text()
+        try:
+            yield
+        finally:
+            self.cached_text = None
+
+    @property
+    def scale(self) -> Tensor:
+        """CLIP's own logit scale; 100 for OpenAI's models."""
+        return self.clip.logit_scale.detach().exp()
+
+    def logits(self, features: Tensor, text: Tensor) -> Tensor:
+        """Scaled cosine ``[B, C]`` of unit features, outside autocast: half precision would round it to 1/16."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.scale * features @ text.T
+
+    @torch.no_grad()
+    def encode_frozen_text(self, ids: Tensor, normalise: bool = True) -> Tensor:
+        """Unit features ``[N, E]`` of the untouched CLIP for token ids ``[N, L]``; raw ones without ``normalise``."""
+        features = text_features(self.clip, text_trunk(self.clip, ids))
+        return unit(features) if normalise else features
+
+    @torch.no_grad()
+    @shared_out
+    def encode_frozen_image(self, images: Tensor) -> Tensor:
+        """Unit features ``[B, E]`` of the untouched CLIP for images ``[B, 3, H, W]``."""
+        return unit(vision_rows(self.clip, vision_trunk(self.clip, images)).class_row @ self.clip.visual.proj)

@@ -1,1 +1,0 @@
-"""Protocols over datasets, trainers and seeds: one process per run, of the scripts in ``scripts/``."""

@@ -1,0 +1,182 @@
+"""The keys that all trainers here share, merging with errors that help, and comparing the configs of two runs."""
+
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from anprompt.utils.suggest import suggest
+
+# Where a run's files are and how it is watched: none of it changes what the run computes.
+CIRCUMSTANCES = (
+    "DATALOADER.CACHE_TEST", "DATALOADER.KEEP_TRAIN_GB", "DATALOADER.NUM_WORKERS", "DATASET.ROOT",
+    "MODEL.BACKBONE.PATH", "OUTPUT_DIR", "RESUME", "TRAIN.CUDA_GRAPH", "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE",
+)  # fmt: skip
+DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
+WHOLE = re.compile(r"[+-]?\d+")
+
+
+SHARED_KEYS: dict[str, dict[str, Any]] = {
+    "DATASET": {
+        "SUBSAMPLE_CLASSES": "all",  # all, base or new
+        "TEMPLATE": "",  # prompt with {} for the class name; empty: the one of the dataset in templates.py
+        "FOLDER": "",  # DATASET.NAME ImageFolder: the folder of your images, below DATASET.ROOT
+        "SPLIT": "",  # DATASET.NAME ImageFolder: a CSV or JSON file in it that lists them; empty: train/<class>/
+    },
+    "DATALOADER": {
+        "KEEP_TRAIN_GB": 2.0,  # decoded training images stay in memory if they take no more (10^9 bytes); 0: never
+        "AUGMENT_ON_GPU": False,  # keep and augment training images on the GPU; not bit-equal to the CPU's augmentation
+        "CACHE_TEST": True,  # decoded test images stay on disk, in anprompt/test_images/ of the user's cache folder
+    },
+    "MODEL.BACKBONE": {"PATH": ""},  # weights file; empty: the usual places for MODEL.BACKBONE.NAME
+    "TRAIN": {"CUDA_GRAPH": False},  # replay each step's kernels as one CUDA graph; without effect on a CPU
+    "TEST": {"TARGET_SETTINGS": False},  # let a test use other settings than its training, which the result then says
+}
+
+
+def add_shared_cfg(cfg: CfgNode) -> None:
+    """Add the keys that all trainers here read, where the caller's ``train.py`` has not added them."""
+    for path, keys in SHARED_KEYS.items():
+        node = functools.reduce(getattr, path.split("."), cfg)
+        for key, value in keys.items():
+            if key not in node:
+                node[key] = value
+
+
+def add_trainer_node(cfg: CfgNode, name: str) -> CfgNode:
+    """Add ``TRAINER.<name>`` with the precision, which all trainers have, and the shared keys; the new node."""
+    add_shared_cfg(cfg)
+    node = cfg.TRAINER[name] = CfgNode()
+    node.PREC = "amp"  # fp32, amp (fp16 with loss scaling) or bf16
+    return node
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a ValueError for a configuration mistake."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_number(key: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raise a ValueError unless ``value`` is a number in ``low..high``; ``key`` names it."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    require(number and low <= value <= high, f"{key}: expected a number in {low}..{high}, got {value!r}")
+
+
+def merge_file(cfg: CfgNode, path: str) -> None:
+    """``cfg.merge_from_file`` for users; a whole number is taken where the config has a float.
+
+    Raises:
+        FileNotFoundError: names the YAML files of that folder that come close.
+        ValueError: not YAML, an unknown key (names close ones), or a value of another type.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no config file {path}; {_near(file)}")
+    try:
+        with file.open(encoding="utf-8") as stream:
+            given = cfg.load_cfg(stream)  # an AttributeError where there are no keys
+        _widen(given, cfg)
+        cfg.merge_from_other_cfg(given)
+    except KeyError as error:
+        raise ValueError(f"{path}: {unknown_key(_named_key(error), cfg)}") from error
+    except AttributeError as error:
+        raise ValueError(f"{path}: expected YAML keys such as OPTIM: with values below them") from error
+    except (ValueError, AssertionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """``cfg.merge_from_list`` for users: ``KEY VALUE`` pairs, as typed after all flags; whole numbers as in files.
+
+    Raises:
+        ValueError: an odd number of words, an unknown key (names close ones), or a value of another type.
+    """
+    flags = [word for word in overrides if word.startswith("--")]
+    if flags:
+        raise ValueError(f"{flags[0]} comes after the first config override: put all flags before the KEY VALUE pairs")
+    if len(overrides) % 2:
+        raise ValueError(f"config overrides are pairs of KEY VALUE, got {len(overrides)} words: {' '.join(overrides)}")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if key not in dict(leaves(cfg)):
+            raise ValueError(unknown_key(key, cfg))
+        old = dict(leaves(cfg))[key]
+        try:
+            cfg.merge_from_list([key, f"{value}.0" if isinstance(old, float) and WHOLE.fullmatch(value) else value])
+        except ValueError as error:
+            raise ValueError(f"{key} takes a {type(old).__name__}, such as {old!r}, got {value!r}") from error
+
+
+def _near(file: Path) -> str:
+    """What is there in place of ``file``; where its folder is missing, the folders beside it: those of trainers."""
+    folder, near = file.parent, file.parent.parent
+    if folder.is_dir() or not near.is_dir():
+        return f"in {folder}: {suggest(file.stem, [other.stem for other in folder.glob('*.yaml')])}"
+    return f"folders in {near}: {suggest(folder.name, [other.name for other in near.iterdir() if other.is_dir()])}"
+
+
+def _widen(given: CfgNode, cfg: CfgNode) -> None:
+    """Turn whole numbers into floats where ``cfg`` has floats: the family's files say ``GPA_MEAN: 15``."""
+    for key, value in given.items():
+        old = cfg.get(key)
+        if isinstance(value, CfgNode) and isinstance(old, CfgNode):
+            _widen(value, old)
+        elif type(value) is int and isinstance(old, float):
+            given[key] = float(value)
+
+
+def unknown_key(key: str, cfg: CfgNode) -> str:
+    """Message for a key that ``cfg`` does not have."""
+    method = key.split(".")[1] if key.startswith("TRAINER.") else ""
+    if method and method not in cfg.TRAINER:
+        return (
+            f"no trainer declares the config node TRAINER.{method}: {suggest(method, cfg.TRAINER)} "
+            "(a file in trainers/ declares its node in a function extend_cfg(cfg))"
+        )
+    return f"unknown config key {key}: {suggest(key, dict(leaves(cfg)))}"
+
+
+def _named_key(error: KeyError) -> str:
+    return str(error.args[0]).rsplit(": ", maxsplit=1)[-1]  # yacs: "Non-existent config key: A.B"
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``("OPTIM.LR", 0.002)`` and so on, for every value of a config tree."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def as_plain(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree as JSON keeps it (tuples become lists), as stored in ``config.json`` and ``results.json``."""
+    return json.loads(json.dumps(cfg))
+
+
+def differences(stored: Mapping[str, Any], cfg: CfgNode) -> list[str]:
+    """``KEY stored -> present`` of every value in which two configs differ.
+
+    Left out are circumstances of the run, the nodes of other trainers, and keys that only one of the two has: those
+    came with another version or with a file dropped into ``trainers/``.
+    """
+    before, now = dict(leaves(stored)), dict(leaves(as_plain(cfg)))
+    own = ("TRAINER.NAME", f"TRAINER.{cfg.TRAINER.NAME.upper()}.")
+    keys = [
+        key
+        for key in sorted(before.keys() & now.keys())
+        if key not in CIRCUMSTANCES and (key.startswith(own) or not key.startswith("TRAINER."))
+    ]
+    return [f"{key} {before[key]} -> {now[key]}" for key in keys if not _same(key, before[key], now[key])]
+
+
+def _same(key: str, old: Any, new: Any) -> bool:
+    if key.endswith(DESCRIPTION_FOLDERS):  # they may move, like the data
+        return bool(old) == bool(new)
+    return old == new

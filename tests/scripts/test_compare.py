@@ -1,0 +1,118 @@
+"""scripts/compare.sh with a stand-in for Python: who takes part, in which order, and what happens after a failure."""
+
+import re
+import shutil
+
+import pytest
+
+from tests.helpers import REPOSITORY
+from tests.helpers.stand_in import value_after
+
+
+@pytest.fixture
+def repo(tmp_path):
+    """A checkout with the scripts and four trainers, of which one has no scripts and one no file for Shapes."""
+    copy = tmp_path / "checkout"
+    shutil.copytree(REPOSITORY / "scripts", copy / "scripts")
+    shutil.copytree(REPOSITORY / "configs" / "datasets", copy / "configs" / "datasets")
+    files = ("CoOp/tiny", "CoOp/vit_b16_ep50_ctxv1", "Mine/tiny", "Mine/mine", "Later/vit_b16", "ZeroshotCLIP/tiny")
+    for file in files:
+        path = copy / "configs" / "trainers" / f"{file}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    return copy
+
+
+def runs(lines):
+    """(trainer, seed, protocol) of the calls of train.py."""
+    return [
+        (value_after(line, "--trainer"), value_after(line, "--seed"), value_after(line, "--output-dir").split("/")[-6])
+        for line in lines
+        if "/train.py" in line and "Zeroshot" not in line
+    ]
+
+
+def test_all_trainers_with_a_file_for_the_data_run_and_end_in_one_table(call, repo, tmp_path):
+    done, lines = call("compare.sh", repo=repo, SEEDS="1 2")
+    assert done.returncode == 0, done.stderr
+    expected = [(t, s, half) for t in ("CoOp", "Mine") for s in "12" for half in ("train_base", "test_new")]
+    assert runs(lines) == expected
+    assert [line for line in lines if "Zeroshot" in line and "/train.py" in line and "--eval-only" not in line] == []
+    progress = re.findall(r"\[\d/\d\] .*(?= \.\.\. \d+ s)", done.stdout)
+    assert progress == [
+        "[1/5] CoOp seed 1",
+        "[2/5] CoOp seed 2",
+        "[3/5] Mine seed 1",
+        "[4/5] Mine seed 2",
+        "[5/5] ZeroshotCLIP",
+    ]
+    assert lines[-1].startswith("-m anprompt table --cost ")
+    out = f"{tmp_path}/out/base2new"
+    assert set(lines[-1].split()[4:]) == {
+        *(
+            f"{out}/{p}/shapes/shots_16/{t}/tiny/seed{s}"
+            for p in ("train_base", "test_new")
+            for t in ("CoOp", "Mine")
+            for s in "12"
+        ),
+        *(f"{out}/{p}/shapes/ZeroshotCLIP/tiny/seed1" for p in ("test_base", "test_new")),
+    }
+
+
+def test_other_data_take_the_default_files_of_the_methods(call, repo):
+    done, lines = call("compare.sh", "eurosat", repo=repo, SEEDS="3", DATA="/d", TRAINERS="Mine CoOp")
+    assert done.returncode == 0, done.stderr
+    assert runs(lines) == [(t, "3", half) for t in ("Mine", "CoOp") for half in ("train_base", "test_new")]
+    files = [value_after(line, "--config-file").split("/trainers/")[1] for line in lines if "/train.py" in line]
+    assert files == ["Mine/mine.yaml"] * 2 + ["CoOp/vit_b16_ep50_ctxv1.yaml"] * 2
+
+
+def test_only_the_seeds_asked_for_are_in_the_table(call, repo):
+    call("compare.sh", repo=repo, SEEDS="1 2", TRAINERS="CoOp")
+    _, lines = call("compare.sh", repo=repo, SEEDS="2", TRAINERS="CoOp")
+    assert [folder.split("/")[-1] for folder in lines[-1].split()[4:]] == ["seed2", "seed2"]
+
+
+def test_optim_keys_go_to_those_that_train(call, repo):
+    _, lines = call("compare.sh", "shapes", "OPTIM.MAX_EPOCH", "2", repo=repo, SEEDS="1")
+    given = {
+        value_after(line, "--trainer"): line.endswith(" OPTIM.MAX_EPOCH 2") for line in lines if "/train.py" in line
+    }
+    assert given == {"CoOp": True, "Mine": True, "ZeroshotCLIP": False}
+
+
+def test_a_failed_run_does_not_stop_the_others(call, repo, tmp_path):
+    done, lines = call("compare.sh", repo=repo, SEEDS="1 2", FAIL="--seed 1 --trainer CoOp")
+    assert done.returncode == 1
+    assert runs(lines)[0] == ("CoOp", "1", "train_base") and runs(lines)[-1] == ("Mine", "2", "test_new")
+    assert "[1/5] CoOp seed 1 ... FAILED\n" in done.stdout
+    assert "/CoOp/tiny/seed1" not in lines[-1] and "/CoOp/tiny/seed2" in lines[-1]
+    log = tmp_path / "out/compare/shapes/CoOp-seed1.log"
+    assert done.stderr == f"\nfailed: CoOp seed 1 ({log})\n    error: it broke\n"
+
+
+def test_a_table_that_fails_is_a_failure(call, repo):
+    assert call("compare.sh", repo=repo, TRAINERS="CoOp", FAIL="-m anprompt")[0].returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (
+            ["shapes"],
+            {"TRAINERS": "CoOp Cop"},
+            "no YAML file for shapes in configs/trainers/Cop; .* CoOp Mine Zeroshot",
+        ),
+        (["shapes"], {"TRAINERS": "Later"}, "no YAML file for shapes in configs/trainers/Later"),
+        (["shapes"], {"SEEDS": "1 two"}, "the seed must be a number, got 'two'"),
+        (["shapes"], {"CFG": "none"}, r"no trainer has a YAML file for shapes \(CFG=none\)"),
+        (["shapes", "OPTIM.LR", "1.0", "OPTIM.MAX_EPOCH"], {}, "'OPTIM.MAX_EPOCH' has no value"),
+        (["shapes", "TRAINER.COOP.N_CTX", "4"], {}, "'TRAINER.COOP.N_CTX' is no key of all trainers"),
+        (["shapez"], {}, "no data set 'shapez' in configs/datasets"),
+        (["eurosat"], {}, "DATA is not set"),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(call, repo, arguments, environment, message):
+    done, lines = call("compare.sh", *arguments, repo=repo, **environment)
+    assert (done.returncode, lines) == (2, [])
+    assert re.match(f"error: {message}", done.stderr)
