@@ -1,290 +1,44 @@
-"""The CoOp family's command line: train and test one trainer on one dataset with one seed.
+"""The CoOp family's command line: ``anprompt/commands/train.py`` with this checkout's trainers and datasets."""
 
-    python train.py --root DATA --seed 1 --trainer ANPrompt \
-        --dataset-config-file configs/datasets/caltech101.yaml \
-        --config-file configs/trainers/ANPrompt/vit_b16.yaml \
-        --output-dir output/caltech101 DATASET.NUM_SHOTS 16
-
-`torchrun --nproc_per_node N train.py ...` shares the run among N GPUs (docs/running.md).
-Later wins: defaults, dataset file, trainer file, flags, trailing KEY VALUE pairs. A mistake of the user is answered
-with one line and exit status 2; set ANPROMPT_TRACEBACK=1 to see where it was found. Several runs may share the start of
-a process: put --then between their arguments. The next one starts after success only.
-"""
-
-import argparse
-import gc
-import json
-import logging
-import os
 import sys
-import time
+from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn, TextIO
 
-import torch
 from yacs.config import CfgNode
 
-import anprompt  # noqa: F401  makes `import dassl` work
 import datasets
 import trainers
-from anprompt.engine.trainer import PromptTrainer
-from anprompt.runs.run_folder import CONFIG, RESULTS, check_continuation, check_replaced, stored_result
-from anprompt.utils import distributed
-from anprompt.utils.config import add_shared_cfg, as_plain, merge_file, merge_overrides
-from anprompt.utils.files import atomic_path
-from anprompt.utils.suggest import require_known, suggest
-from dassl.config import get_cfg_default
-from dassl.data.datasets import DATASET_REGISTRY
-from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import collect_env_info, set_random_seed, setup_logger
+from anprompt.commands import train
+from anprompt.commands.train import build_parser, split_runs  # for who reads a command line without running it
+from anprompt.utils.config import add_shared_cfg
 
-USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError, AssertionError)  # Dassl asserts
-MESSAGES_OF = ("anprompt", "datasets", "trainers")  # packages whose log messages are shown
-THEN = "--then"  # between two runs of one process
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="folder that holds the datasets")
-    parser.add_argument("--output-dir", help="folder of the log, checkpoints and results (default: ./output)")
-    parser.add_argument("--resume", help="folder of the run to continue (default: the output folder)")
-    parser.add_argument("--seed", type=int, help="random seed; negative: unseeded (default)")
-    parser.add_argument("--source-domains", nargs="+", help="source domains of DA/DG datasets")
-    parser.add_argument("--target-domains", nargs="+", help="target domains of DA/DG datasets")
-    parser.add_argument("--transforms", nargs="+", help="training transforms")
-    parser.add_argument("--config-file", help="YAML file of the trainer")
-    parser.add_argument("--dataset-config-file", help="YAML file of the dataset")
-    parser.add_argument("--trainer", help="name of the trainer")
-    parser.add_argument("--backbone", help="name of the CLIP model")
-    parser.add_argument("--head", help="name of the head (Dassl's classifiers)")
-    parser.add_argument("--eval-only", action="store_true", help="only test the model in --model-dir")
-    parser.add_argument("--model-dir", default="", help="output folder of the run to test, with --eval-only")
-    parser.add_argument("--load-epoch", type=int, help="epoch of the checkpoint to test (default: the best model)")
-    parser.add_argument("--no-train", action="store_true", help="build everything, train nothing")
-    parser.add_argument(
-        "--skip-finished",
-        action="store_true",
-        help="print the stored result of a finished run with the same config; refuse to mix two configs in one folder",
-    )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, last")
-    return parser
-
-
-# ---------------------------------------------------------------------------------------------- config
+__all__ = ["build_parser", "extend_cfg", "is_finished", "main", "setup_cfg", "split_runs"]
 
 
 def extend_cfg(cfg: CfgNode) -> None:
-    """Add the keys that are not Dassl's: the family's, the backbone's file and every trainer's own node."""
+    """Add the keys that are not Dassl's: the family's, the backbone's file and every trainer's own node.
+
+    Registers all trainers and datasets on the way.
+    """
     add_shared_cfg(cfg)
     trainers.extend_cfg(cfg)
-
-
-def reset_cfg(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Copy the flags that were given."""
-    flags = (
-        (cfg.DATASET, "ROOT", args.root),
-        (cfg, "OUTPUT_DIR", args.output_dir),
-        (cfg, "RESUME", args.resume),
-        (cfg, "SEED", args.seed),
-        (cfg.DATASET, "SOURCE_DOMAINS", args.source_domains),
-        (cfg.DATASET, "TARGET_DOMAINS", args.target_domains),
-        (cfg.INPUT, "TRANSFORMS", args.transforms),
-        (cfg.TRAINER, "NAME", args.trainer),
-        (cfg.MODEL.BACKBONE, "NAME", args.backbone),
-        (cfg.MODEL.HEAD, "NAME", args.head),
-    )
-    for node, key, value in flags:
-        if value is not None:  # 0 is a seed
-            setattr(node, key, value)
-
-
-def setup_cfg(args: argparse.Namespace) -> CfgNode:
-    """The frozen config of this run. Imports all trainers and datasets, and checks that the named ones exist."""
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
     datasets.register_all()
-    for path in (args.dataset_config_file, args.config_file):
-        if path:
-            merge_file(cfg, path)
-    reset_cfg(cfg, args)
-    merge_overrides(cfg, args.opts)
-    require_named("trainer", cfg.TRAINER.NAME, "--trainer", TRAINER_REGISTRY.registered_names())
-    require_named("dataset", cfg.DATASET.NAME, "--dataset-config-file", DATASET_REGISTRY.registered_names())
-    cfg.freeze()
-    return cfg
 
 
-def require_named(kind: str, name: str, flag: str, known: Sequence[str]) -> None:
-    if not name:
-        raise ValueError(f"no {kind} was named: use {flag}; {suggest('', known)}")
-    require_known(kind, name, known)
-
-
-# ---------------------------------------------------------------------------------------------- log and config
-
-
-def start_log(cfg: CfgNode, eval_only: bool) -> None:
-    """Begin ``log.txt`` and ``config.json``.
-
-    Parsers read only ``log.txt``, where the result is to appear: the log of an interrupted run or of an earlier
-    evaluation steps aside. Beside a finished training run, the new log gets the longer name, as always with Dassl.
-    """
-    folder = Path(cfg.OUTPUT_DIR)
-    log = folder / "log.txt"
-    unfinished = not (folder / RESULTS).is_file()
-    if log.is_file() and (unfinished or (eval_only and not is_training_log(log))):
-        last_line = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(log.stat().st_mtime))
-        log.replace(folder / f"log.txt-{last_line}")
-    setup_logger(cfg.OUTPUT_DIR)
-    with atomic_path(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(as_plain(cfg), indent=2) + "\n", encoding="utf-8")
-    show_messages()
-
-
-def is_training_log(log: Path) -> bool:
-    return "\nFinish training\n" in log.read_text(encoding="utf-8", errors="replace")
-
-
-def show_messages() -> None:
-    """Send this project's log messages where the printed lines go: to the terminal and ``log.txt``."""
-    handler = logging.StreamHandler(sys.stdout)
-    for name in MESSAGES_OF:
-        logging.getLogger(name).setLevel(logging.INFO)
-        logging.getLogger(name).handlers = [handler]
-
-
-# ---------------------------------------------------------------------------------------------- the run
-
-
-def print_args(args: argparse.Namespace, cfg: CfgNode) -> None:
-    for title, lines in (
-        ("** Arguments **", [f"{key}: {value}" for key, value in sorted(vars(args).items())]),
-        ("** Config **", [str(cfg)]),
-    ):
-        rule = "*" * len(title)
-        print(rule, title, rule, *lines, sep="\n")
-
-
-def check_shared_run(cfg: CfgNode) -> None:
-    """Find out whether the processes that torchrun has started can do one run together, and give each its GPU.
-
-    Raises:
-        ValueError: they cannot.
-    """
-    if not issubclass(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), PromptTrainer):
-        raise ValueError(
-            f"{cfg.TRAINER.NAME} cannot share a run among {distributed.size()} processes: only trainers based on "
-            "anprompt.engine.trainer.PromptTrainer can. Use python instead of torchrun"
-        )
-    if cfg.SEED < 0:
-        raise ValueError(
-            f"SEED {cfg.SEED}: without a seed, the {distributed.size()} processes of torchrun would draw different "
-            "batches. Give --seed N"
-        )
-    if cfg.USE_CUDA:
-        distributed.take_gpu()
-
-
-def run(args: argparse.Namespace) -> None:
-    cfg = setup_cfg(args)
-    if distributed.size() > 1:
-        check_shared_run(cfg)
-    if args.skip_finished:
-        result = distributed.from_main(lambda: stored_result(cfg, args))
-        if result is not None:
-            print(result)
-            return
-    if not args.no_train:
-        distributed.from_main(lambda: check_replaced(cfg) if args.eval_only else check_continuation(cfg))
-    if cfg.SEED >= 0:
-        print(f"Setting fixed seed: {cfg.SEED}")
-        set_random_seed(cfg.SEED)
-    distributed.from_main(lambda: start_log(cfg, args.eval_only))
-    if torch.cuda.is_available() and cfg.USE_CUDA:
-        torch.backends.cudnn.benchmark = True
-    print_args(args, cfg)
-    print("Collecting env info ...")
-    print(f"** System info **\n{collect_env_info()}\n")
-
-    trainer = build_trainer(cfg)
-    if args.eval_only:
-        trainer.load_model(args.model_dir, epoch=args.load_epoch)
-        trainer.test()
-    elif not args.no_train:
-        trainer.train()
-
-
-def report(error: BaseException) -> None:
-    """One line for the user, on the terminal and at the end of ``log.txt``."""
-    line = f"error: {error}"
-    who = f"process {distributed.rank()}: " if distributed.size() > 1 else ""
-    print(f"{who}{line} (ANPROMPT_TRACEBACK=1 shows where)", file=sys.stderr)
-    log = getattr(sys.stdout, "file", None)  # Dassl's Logger
-    if log is not None:
-        log.write(f"{line}\n")
-
-
-def split_runs(words: Sequence[str]) -> list[list[str]]:
-    """The arguments of every run of a command line."""
-    runs: list[list[str]] = [[]]
-    for word in words:
-        if word == THEN:
-            runs.append([])
-        else:
-            runs[-1].append(word)
-    return runs
+def setup_cfg(args: Namespace) -> CfgNode:
+    """The frozen config of one run from its parsed command line."""
+    return train.setup_cfg(args, extend_cfg)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    runs = split_runs(sys.argv[1:] if argv is None else argv)
-    parsed = [build_parser().parse_args(words) for words in runs]
-    distributed.start()
-    for args in parsed:
-        console = sys.stdout
-        try:
-            status = run_and_report(args)
-        finally:
-            end_log(console)
-        if status:
-            return status
-    distributed.end()
-    return 0
+    return train.main(sys.argv[1:] if argv is None else argv, extend_cfg)
 
 
-def end_log(console: TextIO) -> None:
-    """Leave no trace of a run in what the next one prints and measures."""
-    log, sys.stdout = sys.stdout, console
-    if log is not console and getattr(log, "file", None) is not None:
-        log.file.close()  # not the Logger itself: Dassl's closes the console, too
-        log.file = None
-    gc.collect()  # trainers and models refer to each other
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def run_and_report(args: argparse.Namespace) -> int:
-    """One run; its exit status."""
-    try:
-        run(args)
-    except USER_ERRORS as error:
-        if os.environ.get("ANPROMPT_TRACEBACK"):
-            raise
-        report(error)
-        return 2
-    except KeyboardInterrupt:
-        if distributed.is_main():
-            print("interrupted: the same command continues after the last finished epoch", file=sys.stderr)
-        return 130
-    return 0
-
-
-def leave(status: int) -> NoReturn:
-    """End the process."""
-    gc.freeze()  # or Python looks for garbage in all that was imported: most of a second
-    sys.exit(status)
+def is_finished(words: Sequence[str]) -> bool:
+    """Whether one run's output folder holds its result; asked by the runner."""
+    return train.is_finished(words, extend_cfg)
 
 
 if __name__ == "__main__":
-    leave(main())
+    train.leave(main())

@@ -1,25 +1,31 @@
-"""``python -m anprompt COMMAND``: tools beside ``train.py``. A module put into ``anprompt/commands/`` is a command."""
+"""``python -m anprompt COMMAND``: tools beside ``train.py``, each a module of ``anprompt/commands/``."""
 
 import argparse
 import os
+import pkgutil
 import sys
 from collections.abc import Sequence
 
 from anprompt import commands
-from anprompt.utils.drop_in import import_all
+from anprompt.utils.drop_in import import_one
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(only: str = "") -> argparse.ArgumentParser:
+    """The parser of all commands; where ``only`` names one, nothing is imported for the others."""
     parser = argparse.ArgumentParser(prog="python -m anprompt", description="Tools beside train.py.")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in import_all(commands.__name__, commands.__path__):
-        module.add_parser(subparsers)
+    names = [name for _, name, _ in pkgutil.iter_modules(commands.__path__)]
+    for name in [only] if only in names else names:
+        module = import_one(commands.__name__, commands.__path__[0], name)
+        if hasattr(module, "add_parser"):
+            module.add_parser(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: its own, 2 after a mistake of the user, 130 after Ctrl-C."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser(only=words[0] if words else "").parse_args(words)
     try:
         status = args.run(args)
         sys.stdout.flush()

@@ -63,12 +63,12 @@ class SyntheticPhotos(DatasetBase):
 def photo(seed: int) -> Image.Image:
     """Coarse and fine random structure; plain noise would make files several times as large as photos are."""
     generator = np.random.default_rng(seed)
-    layers = [
+    coarse, fine = [
         Image.fromarray(generator.integers(0, 256, (375 // cell + 1, 500 // cell + 1, 3), dtype=np.uint8))
         .resize(PHOTO_SIZE, Image.Resampling.BICUBIC)
         for cell in (64, 4)
     ]  # fmt: skip
-    return Image.blend(*layers, alpha=0.25)
+    return Image.blend(coarse, fine, alpha=0.25)
 
 
 def dassls_loaders(dataset: str, root: str, workers: int) -> tuple[DataLoader, DataLoader]:
@@ -92,11 +92,12 @@ def rate(count: int, action: Callable[[], Any]) -> float:
 
 def stages(loader: DataLoader) -> dict[str, float]:
     """Images per second of each stage alone, in this process."""
-    dataset, items = loader.dataset, loader.dataset.data_source[: 4 * SHOTS]
+    dataset: Any = loader.dataset
+    items, size = dataset.data_source[: 4 * SHOTS], loader.batch_size or 1
     read_image(items[0].impath)
     images = [read_image(item.impath) for item in items]
     tensors = [dataset.transform(image) for image in images]
-    batches = [tensors[start : start + loader.batch_size] for start in range(0, len(tensors), loader.batch_size)]
+    batches = [tensors[start : start + size] for start in range(0, len(tensors), size)]
     return {
         "decode": rate(len(items), lambda: [read_image(item.impath) for item in items]),
         "transform": rate(len(items), lambda: [dataset.transform(image) for image in images]),
@@ -106,7 +107,8 @@ def stages(loader: DataLoader) -> dict[str, float]:
 
 def epochs(loader: DataLoader, count: int) -> dict[str, float]:
     """Images per second of the first pass, and of the ``count`` passes after it."""
-    images = min(len(loader) * loader.batch_size, len(loader.dataset))
+    dataset: Any = loader.dataset
+    images = min(len(loader) * (loader.batch_size or 1), len(dataset))
     first, *later = [rate(images, lambda: deque(loader, maxlen=0)) for _ in range(1 + count)]
     return {"first": first, "later": sum(later) / len(later)}
 

@@ -72,6 +72,7 @@ class TextbookANPrompt(Textbook):
         optim = build_optimizer(learner, ours.cfg.OPTIM)
         build_lr_scheduler(optim, ours.cfg.OPTIM)  # sets the rate of the first epoch
         prompts = prompts_for(ours.cfg.DATASET.NAME, ours.dm.dataset.classnames)
+        assert ours.weak_noise is not None
         objective = Objective(
             ours.weak_noise, model.classes.zero_shot, settings.alpha, settings.beta, settings.sim_w, settings.wa_w
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -77,16 +77,18 @@ def measure_time(
     """Training steps and test batches of all ``variants`` in turn, operations, and the rate of matrix products."""
     parts, batch = prepare(case, backbone, device, precision)
     ours = Ours(*parts)
-    subjects = {"textbook": TextbookANPrompt(ours), "ours": ours} if "textbook" in variants else {"ours": ours}
+    subjects: dict[str, Ours | TextbookANPrompt] = {"ours": ours}
+    if "textbook" in variants:
+        subjects = {"textbook": TextbookANPrompt(ours)} | subjects
     work, where = work_of(ours, case), torch.device(device)
     products = matrix_products(work, AUTOCAST_DTYPES.get(precision, torch.float32), where)  # timed among the steps
     bar = tqdm(total=2 * repeats * (len(subjects) + len(products)), desc=f"time of {case.name}", leave=False)
 
-    def compare(kind: str, actions: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    def compare(kind: str, actions: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
         for action in actions.values():
             for _ in range(WARM_UP[device]):
                 action()
-        times = measure.interleaved(actions | products, repeats, where, bar.update)
+        times = measure.interleaved({**actions, **products}, repeats, where, bar.update)
         counts = COUNTS[kind]
         with ours.eager():
             counted = measure.multiply_adds(actions["ours"])
@@ -120,7 +122,7 @@ def product_rows(work: floor.Work) -> dict[str, int]:
 
 def matrix_products(work: floor.Work, dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[], Any]]:
     """Each tower's product of ``[rows, D]`` and ``[D, 4 D]``."""
-    products = {}
+    products: dict[str, Callable[[], Any]] = {}
     for tower, rows in product_rows(work).items():
         width = getattr(work, tower).width
         left, weight = (torch.randn(size, width, device=device).to(dtype) for size in (rows, 4 * width))

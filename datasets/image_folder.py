@@ -111,7 +111,7 @@ def read_rows(path: str) -> list[Mapping[str, str]]:
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"no column {missing[0]}: its first line must be path,label,split or more")
-        rows = list(reader)
+        rows: list[Mapping[str, str]] = list(reader)
     for number, row in enumerate(rows, start=1):
         if not all(row[column] for column in COLUMNS):
             raise ValueError(f"image {number} has an empty path, label or split")

@@ -28,7 +28,7 @@ class ImageNet(SplitDataset):
         if set(listing) != {"train", "test"}:
             raise ValueError(f"{path} holds {sorted(listing)}, expected train and test. {DELETE_IT}.")
         train, test = (
-            place_items([(as_listed(name), *rest) for name, *rest in listing[part]], self.image_dir, path)
+            place_items([(as_listed(name), label, text) for name, label, text in listing[part]], self.image_dir, path)
             for part in ("train", "test")
         )
         return {"train": train, "val": test, "test": test}

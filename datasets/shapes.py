@@ -18,14 +18,14 @@ class Picture(NamedTuple):
 
     split: str
     classname: str
-    index: int
+    number: int
     label: int
 
     @property
     def path(self) -> str:
         """Relative to the image folder, with forward slashes."""
         folder = self.classname.replace(" ", "_")
-        return f"{folder}/{folder}_{self.split}_{self.index:04d}.jpg"
+        return f"{folder}/{folder}_{self.split}_{self.number:04d}.jpg"
 
 
 @DATASET_REGISTRY.register()

@@ -24,14 +24,7 @@ class FinishedCheck:
         """True where every run has a result with the same config. Whatever is wrong, the run itself will tell."""
         if not all((folder / RESULTS).is_file() for folder in job.folders()):
             return False
-        return all(self.is_stored(run) for run in job.runs())
-
-    def is_stored(self, run: list[str]) -> bool:
         if str(self.repository) not in sys.path:
             sys.path.insert(0, str(self.repository))
         train = importlib.import_module("train")
-        args = train.build_parser().parse_args(run)
-        try:
-            return train.stored_result(train.setup_cfg(args), args) is not None
-        except train.USER_ERRORS:
-            return False
+        return all(train.is_finished(run) for run in job.runs())

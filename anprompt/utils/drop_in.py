@@ -14,10 +14,11 @@ def import_all(package: str, paths: Iterable[str]) -> list[ModuleType]:
     Raises:
         ImportError: names the file that cannot be imported and the reason.
     """
-    return [_import(package, folder, name) for folder in paths for _, name, _ in pkgutil.iter_modules([folder])]
+    return [import_one(package, folder, name) for folder in paths for _, name, _ in pkgutil.iter_modules([folder])]
 
 
-def _import(package: str, folder: str, name: str) -> ModuleType:
+def import_one(package: str, folder: str, name: str) -> ModuleType:
+    """Import the module ``name`` of ``package``, which lies in ``folder``; ImportError as in :func:`import_all`."""
     try:
         return importlib.import_module(f"{package}.{name}")
     except Exception as error:  # a dropped-in file may fail in any way

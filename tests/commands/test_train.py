@@ -11,6 +11,7 @@ import pytest
 
 import train
 import trainers
+from anprompt.commands import train as command
 from anprompt.utils.config import as_plain
 from anprompt.utils.drop_in import import_all
 from anprompt.utils.suggest import suggest
@@ -42,12 +43,12 @@ class Probe:
 @pytest.fixture
 def probe(monkeypatch, tmp_path):
     probe = Probe()
-    monkeypatch.setattr(train, "build_trainer", probe.build)
-    monkeypatch.setattr(train, "collect_env_info", lambda: "a machine")
+    monkeypatch.setattr(command, "build_trainer", probe.build)
+    monkeypatch.setattr(command, "collect_env_info", lambda: "a machine")
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # setup_logger replaces it
     monkeypatch.chdir(tmp_path)
     yield probe
-    for name in train.MESSAGES_OF:  # show_messages() gave them a handler for a stream that is about to close
+    for name in command.MESSAGES_OF:  # show_messages() gave them a handler for a stream that is about to close
         logging.getLogger(name).handlers.clear()
 
 
@@ -130,7 +131,7 @@ def test_keys_beyond_dassl_have_their_defaults(run, probe):
 @pytest.mark.parametrize(("arguments", "seeded"), [(["--seed", "0"], [0]), (["--seed", "-1"], []), ([], [])])
 def test_seed_zero_is_a_seed(run, monkeypatch, arguments, seeded):
     seeds = []
-    monkeypatch.setattr(train, "set_random_seed", seeds.append)
+    monkeypatch.setattr(command, "set_random_seed", seeds.append)
     run(*arguments)
     assert seeds == seeded
 
@@ -288,7 +289,7 @@ def test_an_interrupt_says_how_to_continue(run, monkeypatch):
     def interrupt(cfg):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "build_trainer", interrupt)
+    monkeypatch.setattr(command, "build_trainer", interrupt)
     status, error = run()
     assert status == 130 and "the same command continues" in error
 
@@ -410,7 +411,7 @@ def test_error_of_the_trainer_gets_one_line(run, monkeypatch):
     def explode(cfg):
         raise FloatingPointError("loss term 'wa' is not finite")
 
-    monkeypatch.setattr(train, "build_trainer", explode)
+    monkeypatch.setattr(command, "build_trainer", explode)
     assert run() == (2, "error: loss term 'wa' is not finite (ANPROMPT_TRACEBACK=1 shows where)\n")
 
 
@@ -418,7 +419,7 @@ def test_an_error_is_the_last_line_of_the_log(run, monkeypatch, tmp_path):
     def explode(cfg):
         raise FloatingPointError("loss term 'wa' is not finite")
 
-    monkeypatch.setattr(train, "build_trainer", explode)
+    monkeypatch.setattr(command, "build_trainer", explode)
     run()
     assert (tmp_path / "out" / "log.txt").read_text().splitlines()[-1] == "error: loss term 'wa' is not finite"
 
@@ -442,7 +443,7 @@ def test_a_run_after_one_that_failed_does_not_start(run, probe, tmp_path, monkey
     def explode(cfg):
         raise ValueError("it broke")
 
-    monkeypatch.setattr(train, "build_trainer", explode)
+    monkeypatch.setattr(command, "build_trainer", explode)
     status, error = run("--then", "--output-dir", "two")
     assert status == 2 and error.count("error: ") == 1
     assert not (tmp_path / "two").exists()

@@ -243,7 +243,8 @@ def test_coops_own_cache_and_our_draw_agree(toy, monkeypatch, cached, large):
     if cached:
         (toy / "toy" / "split_fewshot").mkdir()
         shutil.copy(
-            REPOSITORY / "tests" / "fixtures" / "legacy_shot_4-seed_1.pkl", toy / "toy/split_fewshot/shot_4-seed_1.pkl"
+            REPOSITORY / "tests" / "toolbox" / "golden" / "legacy_shot_4-seed_1.pkl",
+            toy / "toy/split_fewshot/shot_4-seed_1.pkl",
         )
     cfg = get_cfg_default()
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"

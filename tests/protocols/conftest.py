@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-import train
 from anprompt.cli import main
 from anprompt.commands import run
+from anprompt.commands.train import MESSAGES_OF
 from tests.helpers import fakes
 from tests.helpers.inline import Inline
 from tests.helpers.stand_in import READ_BY_SCRIPTS
@@ -46,5 +46,5 @@ def call(environment, fifteen, tmp_path, monkeypatch, capsys):
         return status, capsys.readouterr(), executor.started
 
     yield call
-    for name in train.MESSAGES_OF:  # their handler's stream is about to close
+    for name in MESSAGES_OF:  # their handler's stream is about to close
         logging.getLogger(name).handlers.clear()

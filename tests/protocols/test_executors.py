@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
+from anprompt.protocols import executors
 from anprompt.protocols.executors import ClusterExecutor, LocalExecutor, log_path, visible_gpus
 from anprompt.protocols.plan import Job
 from anprompt.protocols.scheduling import Schedule, failures, was_killed
-from anprompt.runner import executors
 
 PATIENCE = 120  # seconds
 

@@ -9,6 +9,7 @@ import torch
 
 from anprompt.engine import checkpoint
 from anprompt.engine.trainer import LEARNER
+from anprompt.utils.rng import rng_state, set_rng_state
 from tests.helpers.runs import Killed, assert_equal, fewer_test_images, finish, start, weights
 from trainers.anprompt import PER_DATASET, Settings
 from trainers.zsclip import ZeroshotCLIP
@@ -666,7 +667,7 @@ def test_training_runs_on_a_gpu(make_cfg, precision):
 def test_global_generators_continue_where_they_were():
     np.random.seed(3), random.seed(3), torch.manual_seed(3)  # noqa: NPY002
     np.random.standard_normal(3), random.gauss(0, 1)  # noqa: NPY002  both leave a spare number behind
-    state = checkpoint.rng_state()
+    state = rng_state()
     expected = np.random.standard_normal(3).tolist(), random.gauss(0, 1), torch.rand(3).tolist()  # noqa: NPY002
-    checkpoint.set_rng_state(state)
+    set_rng_state(state)
     assert (np.random.standard_normal(3).tolist(), random.gauss(0, 1), torch.rand(3).tolist()) == expected  # noqa: NPY002

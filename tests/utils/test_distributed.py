@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 
-import train
+from anprompt.commands import train
+from anprompt.engine.trainer import PromptTrainer
 from anprompt.utils import distributed
 from tests.helpers import REPOSITORY
 from tests.helpers.runs import QUICK, finish, run_cfg, weights
@@ -130,7 +131,7 @@ def test_an_ordinary_run_starts_no_group(monkeypatch):
     ],
 )
 def test_what_cannot_be_shared_is_refused(monkeypatch, make_cfg, trainer, seed, message):
-    known = {"ANPrompt": train.PromptTrainer, "Foreign": object}
+    known = {"ANPrompt": PromptTrainer, "Foreign": object}
     monkeypatch.setattr(train, "TRAINER_REGISTRY", known)
     monkeypatch.setattr(distributed, "size", lambda: 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
