@@ -60,7 +60,7 @@ class Ours(ANPrompt):
     def eval_batch(self, images: Tensor) -> dict[str, Tensor]:
         """Logits of all heads; to be called inside :meth:`evaluation`, as the trainer does."""
         with self.autocast():
-            return self.head_logits(images)
+            return self.model.head_logits(images)
 
 
 class TextbookANPrompt(Textbook):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import anprompt  # noqa: F401  makes `import dassl` work
+from anprompt.clip.backbone import Backbone
 from dassl.utils import read_image
 from tests.helpers.oracle import Oracle
 from tests.helpers.runs import run_cfg
@@ -40,6 +41,11 @@ def small_clip(depth: int = 4, vision_depth: int | None = None, quick_gelu: bool
             parameter.add_(0.02 * torch.randn_like(parameter))
     torch.set_rng_state(state)
     return clip.double().eval().requires_grad_(False)
+
+
+def backbone_around(clip):
+    """What the models take: the CLIP, and how to feed it."""
+    return Backbone(clip, "small", "", 32, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
 
 
 @pytest.fixture(scope="session")

@@ -15,13 +15,16 @@ Notation as in ``anprompt/clip/encoders.py``; in addition ``N`` layers receive t
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone
+from anprompt.engine.batch import Batch
 from anprompt.engine.two_heads import HEADS, TwoHeadTrainer
 from anprompt.prompts.deep_tokens import (
     DeepTokenCLIP,
@@ -226,16 +229,22 @@ class ANPrompt(TwoHeadTrainer):
         check_node(cfg.TRAINER.ANPROMPT)
         check_layers("TRAINER.ANPROMPT.LAYERS", list(cfg.TRAINER.ANPROMPT.LAYERS), cfg.MODEL.BACKBONE.NAME)
 
-    def build_prompted_model(self, backbone: Backbone) -> DeepTokenCLIP:
-        self.settings = Settings.from_cfg(self.cfg)
+    @classmethod
+    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> DeepTokenCLIP:
+        settings = Settings.from_cfg(cfg)
+        learner = TokenLearner(backbone.model, settings)
+        return DeepTokenCLIP(backbone, learner, settings.layers, settings.alpha, settings.beta)
+
+    @cached_property
+    def settings(self) -> Settings:
+        return Settings.from_cfg(self.cfg)
+
+    def build_model(self) -> None:
         self.print_per_dataset_values()
-        clip, settings = backbone.model, self.settings
-        model = DeepTokenCLIP(clip, TokenLearner(clip, settings), settings.layers, settings.beta)
-        model.set_classes(backbone.tokenize(self.hand_written_prompts()).to(self.device))
         self.noise_index: tuple[int, int] | None = None  # drawn in training, or brought by a checkpoint
         self.noise_source = ""
         self.weak_noise: Tensor | None = None  # [C, E], unit length, of the training classes
-        return model
+        super().build_model()
 
     def print_per_dataset_values(self) -> None:
         node, name = self.cfg.TRAINER.ANPROMPT, self.cfg.DATASET.NAME
@@ -274,7 +283,7 @@ class ANPrompt(TwoHeadTrainer):
         A resumed run keeps the sentences and the noise prompts of its checkpoint.
         """
         noise = self.cfg.TRAINER.ANPROMPT.NOISE
-        banks = noise_banks(self.cfg.DATASET.NAME, self.dm.dataset.classnames, noise.GPT_DIR, noise.HPT_DIR)
+        banks = noise_banks(self.cfg.DATASET.NAME, self.model.classnames, noise.GPT_DIR, noise.HPT_DIR)
         if redraw:
             self.noise_index, self.noise_source = banks.draw(self.noise_generator()), banks.source
         require(
@@ -293,21 +302,21 @@ class ANPrompt(TwoHeadTrainer):
 
     def encode_sentences(self, sentences: list[str]) -> Tensor:
         """Unit features ``[N, E]`` in full precision: noise of strength 0.001 is lost in half precision."""
-        return self.model.encode_frozen_text(self.backbone.tokenize(sentences).to(self.device))
+        return self.model.encode_frozen_text(self.model.tokenized(sentences))
 
     def encode_bank(self, banks: NoiseBanks) -> Tensor:
         return torch.cat([self.encode_sentences(sentences) for sentences in banks.base])
 
     # ------------------------------------------------------------------ objective
 
-    def loss_terms(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         model, settings, classes = self.model, self.settings, self.model.classes
         text = model.encode_text()
-        features = model.encode_image(images, with_frozen=True)
+        features = model.encode_image(batch["images"], with_frozen=True)
         class_logits = model.logits(features.class_token, text)
         prototype_logits = model.logits(features.prototype, text)
         terms = {
-            "ce": head_cross_entropy(class_logits, prototype_logits, labels, settings.alpha),
+            "ce": head_cross_entropy(class_logits, prototype_logits, batch["labels"], settings.alpha),
             "sim_image": settings.sim_w * similarity_loss(features.class_token, features.frozen),
             "sim_text": settings.sim_w * similarity_loss(text, classes.zero_shot),
         }
@@ -318,11 +327,9 @@ class ANPrompt(TwoHeadTrainer):
 
     # ------------------------------------------------------------------ evaluation and checkpoints
 
-    def alpha(self) -> float:
-        return self.settings.alpha
-
-    def headline_heads(self) -> tuple[str, str]:
-        head = self.cfg.TRAINER.ANPROMPT.HEAD
+    @classmethod
+    def headline_heads(cls, cfg: CfgNode) -> tuple[str, str]:
+        head = cfg.TRAINER.ANPROMPT.HEAD
         return head.SEEN, head.UNSEEN
 
     def required_settings(self) -> dict[str, object]:
@@ -332,7 +339,7 @@ class ANPrompt(TwoHeadTrainer):
     def method_state(self) -> dict[str, object]:
         return {
             "beta": self.model.beta,
-            "heads": list(self.headline_heads()),
+            "heads": list(self.headline_heads(self.cfg)),
             "noise_source": self.noise_source,
             "noise_index": self.noise_index,
         }
@@ -343,7 +350,7 @@ class ANPrompt(TwoHeadTrainer):
         if node.BETA is None and self.model.beta != trained:
             print(f"BETA {trained}, from the training run")
         self.model.beta = self.setting_of_test(f"{KEY}.BETA", trained, trained if node.BETA is None else node.BETA)
-        heads = zip(("HEAD.SEEN", "HEAD.UNSEEN"), state.get("heads", ()), self.headline_heads(), strict=False)
+        heads = zip(("HEAD.SEEN", "HEAD.UNSEEN"), state.get("heads", ()), self.headline_heads(self.cfg), strict=False)
         for key, head, here in heads:
             self.setting_of_test(f"{KEY}.{key}", head, here)
         self.noise_index, self.noise_source = state["noise_index"], state["noise_source"]

@@ -5,9 +5,9 @@ its own text features for all classes: B x C prompts per batch instead of C.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,14 @@ from yacs.config import CfgNode
 from anprompt.clip.backbone import Backbone
 from anprompt.clip.encoders import in_turn, text_features
 from anprompt.engine.trainer import PromptTrainer
-from anprompt.prompts.context import ContextPrompts, check_context, context_length, context_prompts, start_context
+from anprompt.prompts.context import (
+    ContextPrompts,
+    PromptWriter,
+    check_context,
+    context_length,
+    context_prompts,
+    start_context,
+)
 from anprompt.prompts.prompted_clip import PromptedCLIP, unit
 from anprompt.utils.config import add_trainer_node, require_number
 from anprompt.utils.distributed import shared_out
@@ -60,9 +67,14 @@ class ConditionalLearner(nn.Module):
 class ConditionalCLIP(PromptedCLIP):
     """CLIP whose prompts see the image."""
 
-    def __init__(self, clip: Any, learner: ConditionalLearner, prompts: ContextPrompts):
-        super().__init__(clip, learner)
-        self.prompts = prompts
+    prompts: ContextPrompts
+
+    def __init__(self, backbone: Backbone, learner: ConditionalLearner, write: PromptWriter):
+        super().__init__(backbone, learner)
+        self.write = write
+
+    def prepare_classes(self, classnames: list[str], template: str) -> None:
+        self.prompts = self.write(self.backbone, classnames)
 
     @shared_out
     def forward(self, images: Tensor) -> Tensor:
@@ -97,8 +109,9 @@ class CoCoOp(PromptTrainer):
         require_number("TRAINER.COCOOP.N_CTX", cfg.TRAINER.COCOOP.N_CTX, 1)
         check_context("TRAINER.COCOOP.CTX_INIT", cfg.TRAINER.COCOOP.CTX_INIT, 1)
 
-    def build_prompted_model(self, backbone: Backbone) -> ConditionalCLIP:
-        node = self.cfg.TRAINER.COCOOP
+    @classmethod
+    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ConditionalCLIP:
+        node = cfg.TRAINER.COCOOP
         count = context_length(node.CTX_INIT, node.N_CTX)
         learner = ConditionalLearner(start_context(backbone, node.CTX_INIT, count), backbone.joint_width)
-        return ConditionalCLIP(backbone.model, learner, context_prompts(backbone, self.dm.dataset.classnames, count))
+        return ConditionalCLIP(backbone, learner, partial(context_prompts, count=count))

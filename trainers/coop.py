@@ -4,6 +4,8 @@
 per class (CSC), behind, around or before the class name. The loss is the cross-entropy of CLIP's usual logits.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from yacs.config import CfgNode
@@ -46,15 +48,16 @@ class CoOp(PromptTrainer):
         check_context("TRAINER.COOP.CTX_INIT", node.CTX_INIT, 1)
         require_known("TRAINER.COOP.CLASS_TOKEN_POSITION", node.CLASS_TOKEN_POSITION, POSITIONS)
 
-    def build_prompted_model(self, backbone: Backbone) -> ContextCLIP:
-        node, classnames = self.cfg.TRAINER.COOP, self.dm.dataset.classnames
+    @classmethod
+    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
+        node = cfg.TRAINER.COOP
         count = context_length(node.CTX_INIT, node.N_CTX)
         start = start_context(backbone, node.CTX_INIT, count)
         if node.CSC:  # the classes start apart, unless from the same words
             start = start.repeat(len(classnames), 1, 1)
             start = start if node.CTX_INIT else random_prompts(*start.shape)
-        prompts = context_prompts(backbone, classnames, count, position=node.CLASS_TOKEN_POSITION, per_class=node.CSC)
-        return ContextCLIP(backbone.model, ContextLearner(start), prompts)
+        write = partial(context_prompts, count=count, position=node.CLASS_TOKEN_POSITION, per_class=node.CSC)
+        return ContextCLIP(backbone, ContextLearner(start), write)
 
     def required_settings(self) -> dict[str, Any]:
         return super().required_settings() | self.own_settings("CSC", "CLASS_TOKEN_POSITION")

@@ -4,11 +4,15 @@ The loss adds W times the mean distance (1 - cosine) between each class's learne
 feature of the dataset's hand-written prompt.
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone
+from anprompt.engine.batch import Batch
 from anprompt.engine.trainer import PromptTrainer
 from anprompt.prompts.context import (
     ContextCLIP,
@@ -41,17 +45,23 @@ class KgCoOp(PromptTrainer):
         check_context("TRAINER.KGCOOP.CTX_INIT", cfg.TRAINER.KGCOOP.CTX_INIT, 1)
         require_number("TRAINER.KGCOOP.W", cfg.TRAINER.KGCOOP.W, 0)
 
-    def build_prompted_model(self, backbone: Backbone) -> ContextCLIP:
-        node, classnames = self.cfg.TRAINER.KGCOOP, self.dm.dataset.classnames
+    @classmethod
+    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
+        node = cfg.TRAINER.KGCOOP
         count = context_length(node.CTX_INIT, node.N_CTX)
         learner = ContextLearner(start_context(backbone, node.CTX_INIT, count))
-        model = ContextCLIP(backbone.model, learner, context_prompts(backbone, classnames, count))
-        hand_written = backbone.tokenize(self.hand_written_prompts())
-        self.hand_written = model.encode_frozen_text(hand_written.to(self.device))  # [C, E], once
-        return model
+        return ContextCLIP(backbone, learner, partial(context_prompts, count=count))
 
-    def loss_terms(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def before_train(self) -> None:
+        super().before_train()
+        self.hand_written = self.encode_hand_written()
+
+    def encode_hand_written(self) -> Tensor:
+        """Frozen text features ``[C, E]`` of the hand-written prompts."""
+        return self.model.encode_frozen_text(self.model.tokenized(self.hand_written_prompts()))
+
+    def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         text = self.model.encode_text()
-        logits = self.model.logits(self.model.encode_image(images), text)
+        logits = self.model.logits(self.model.encode_image(batch["images"]), text)
         distance = similarity_loss(text, self.hand_written)
-        return {"ce": F.cross_entropy(logits, labels), "kg": self.cfg.TRAINER.KGCOOP.W * distance}, logits
+        return {"ce": F.cross_entropy(logits, batch["labels"]), "kg": self.cfg.TRAINER.KGCOOP.W * distance}, logits

@@ -5,6 +5,8 @@ prompts of the same layer of the vision tower, where they stand behind the patch
 """
 
 import copy
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -67,12 +69,12 @@ class MaPLe(PromptTrainer):
         require_number("TRAINER.MAPLE.PROMPT_DEPTH", node.PROMPT_DEPTH, 1, depth)
         check_context("TRAINER.MAPLE.CTX_INIT", node.CTX_INIT, node.N_CTX)
 
-    def build_prompted_model(self, backbone: Backbone) -> ContextCLIP:
-        node = self.cfg.TRAINER.MAPLE
+    @classmethod
+    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
+        node = cfg.TRAINER.MAPLE
         start = start_context(backbone, node.CTX_INIT, node.N_CTX)
         learner = CoupledLearner(start, node.PROMPT_DEPTH, backbone.vision_width)
-        prompts = context_prompts(backbone, self.dm.dataset.classnames, node.N_CTX, words=node.CTX_INIT)
-        return ContextCLIP(backbone.model, learner, prompts)
+        return ContextCLIP(backbone, learner, partial(context_prompts, count=node.N_CTX, words=node.CTX_INIT))
 
     def required_settings(self) -> dict[str, Any]:
         return super().required_settings() | self.own_settings("N_CTX", "CTX_INIT", "PROMPT_DEPTH")

@@ -8,12 +8,14 @@ Seen classes are predicted by both heads together, all others by the class head 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone
+from anprompt.engine.batch import Batch
 from anprompt.engine.two_heads import TwoHeadTrainer
 from anprompt.prompts.deep_tokens import DeepTokenCLIP, LinearAligner, PrototypeProjection, check_layers
 from anprompt.prompts.losses import head_cross_entropy, similarity_loss
@@ -48,6 +50,16 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.REP_DIM = None  # width of the tokens' own space; None: the authors' value for the dataset
     node.ALPHA = 0.7  # weight of the class head against the representation head
     node.REG_WEIGHT = None  # weight of both similarity terms; None: the authors' value for the dataset
+
+
+def reg_weight(cfg: CfgNode) -> float:
+    node, name = cfg.TRAINER.MMRL, cfg.DATASET.NAME
+    return REG_WEIGHTS.get(name, DEFAULT_REG_WEIGHT) if node.REG_WEIGHT is None else node.REG_WEIGHT
+
+
+def rep_dim(cfg: CfgNode) -> int:
+    node, name = cfg.TRAINER.MMRL, cfg.DATASET.NAME
+    return REP_DIMS.get(name, DEFAULT_REP_DIM) if node.REP_DIM is None else node.REP_DIM
 
 
 class RepresentationLearner(nn.Module):
@@ -91,42 +103,37 @@ class MMRL(TwoHeadTrainer):
         require(isinstance(node.REP_DIM, int | None), f"{REP_DIM_KEY}: expected a whole number, got {node.REP_DIM}")
         check_layers("TRAINER.MMRL.REP_LAYERS", list(node.REP_LAYERS), cfg.MODEL.BACKBONE.NAME)
 
-    def build_prompted_model(self, backbone: Backbone) -> DeepTokenCLIP:
-        node, name = self.cfg.TRAINER.MMRL, self.cfg.DATASET.NAME
-        self.reg_weight = REG_WEIGHTS.get(name, DEFAULT_REG_WEIGHT) if node.REG_WEIGHT is None else node.REG_WEIGHT
-        self.rep_dim = REP_DIMS.get(name, DEFAULT_REP_DIM) if node.REP_DIM is None else node.REP_DIM
-        print(f"REG_WEIGHT {self.reg_weight}, REP_DIM {self.rep_dim}")
-        model = DeepTokenCLIP(backbone.model, self.build_learner(), tuple(node.REP_LAYERS))
-        model.set_classes(backbone.tokenize(self.hand_written_prompts()).to(self.device))
-        return model
+    @classmethod
+    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> DeepTokenCLIP:
+        node = cfg.TRAINER.MMRL
+        learner = RepresentationLearner(backbone.model, node.N_REP_TOKENS, rep_dim(cfg), len(node.REP_LAYERS))
+        return DeepTokenCLIP(backbone, learner, tuple(node.REP_LAYERS), node.ALPHA)
 
-    def build_learner(self) -> RepresentationLearner:
-        node = self.cfg.TRAINER.MMRL
-        return RepresentationLearner(self.backbone.model, node.N_REP_TOKENS, self.rep_dim, len(node.REP_LAYERS))
+    def build_model(self) -> None:
+        print(f"REG_WEIGHT {reg_weight(self.cfg)}, REP_DIM {rep_dim(self.cfg)}")
+        super().build_model()
 
     def adapt_to(self, settings: dict[str, Any]) -> None:
         """The training run's width holds on other datasets too, unless the config names one."""
-        width = settings.get(REP_DIM_KEY, self.rep_dim)
-        if self.cfg.TRAINER.MMRL.REP_DIM is None and width != self.rep_dim:
-            self.rep_dim = width
-            self.model.learner = self.build_learner().to(self.device)
+        count, here = self.model.learner.tokens.shape
+        width = settings.get(REP_DIM_KEY, here)
+        if self.cfg.TRAINER.MMRL.REP_DIM is None and width != here:
+            learner = RepresentationLearner(self.model.clip, count, width, len(self.model.text_layers))
+            self.model.learner = learner.to(self.device)
             print(f"REP_DIM {width}, from the training run")
 
-    def loss_terms(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        model, text = self.model, self.model.encode_text()
-        features = model.encode_image(images, with_frozen=True)
+    def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        model, text, weight = self.model, self.model.encode_text(), reg_weight(self.cfg)
+        features = model.encode_image(batch["images"], with_frozen=True)
         class_logits = model.logits(features.class_token, text)
         rep_logits = model.logits(features.prototype, text)
         terms = {
-            "ce": head_cross_entropy(class_logits, rep_logits, labels, self.alpha()),
-            "sim_image": self.reg_weight * similarity_loss(features.class_token, features.frozen),
-            "sim_text": self.reg_weight * similarity_loss(text, model.classes.zero_shot),
+            "ce": head_cross_entropy(class_logits, rep_logits, batch["labels"], model.alpha),
+            "sim_image": weight * similarity_loss(features.class_token, features.frozen),
+            "sim_text": weight * similarity_loss(text, model.classes.zero_shot),
         }
         return terms, class_logits
 
-    def alpha(self) -> float:
-        return self.cfg.TRAINER.MMRL.ALPHA
-
     def required_settings(self) -> dict[str, Any]:
         settings = self.own_settings("N_REP_TOKENS", "REP_LAYERS", "ALPHA")
-        return super().required_settings() | settings | {REP_DIM_KEY: self.rep_dim}
+        return super().required_settings() | settings | {REP_DIM_KEY: self.model.learner.tokens.shape[1]}

@@ -6,19 +6,21 @@ the prompts of all epochs, weighted by a Gaussian over the epochs (GPA).
 """
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone, text_depth, vision_depth
+from anprompt.engine.batch import Batch
 from anprompt.engine.trainer import PromptTrainer
 from anprompt.prompts.context import ContextCLIP, check_context, context_prompts, start_context
-from anprompt.prompts.prompted_clip import random_prompts, unit
-from anprompt.prompts.templates import class_text, clip_templates
+from anprompt.prompts.prompted_clip import random_prompts
+from anprompt.prompts.templates import clip_templates
 from anprompt.utils import distributed
 from anprompt.utils.config import add_trainer_node, require, require_number
 from dassl.engine import TRAINER_REGISTRY
@@ -120,17 +122,21 @@ class PromptSRC(PromptTrainer):
         )
         check_context("TRAINER.PROMPTSRC.CTX_INIT", node.CTX_INIT, node.N_CTX_TEXT)
 
-    def build_prompted_model(self, backbone: Backbone) -> ContextCLIP:
-        node, classnames = self.cfg.TRAINER.PROMPTSRC, self.dm.dataset.classnames
+    @classmethod
+    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
+        node = cfg.TRAINER.PROMPTSRC
         learner = IndependentLearner(
             start_context(backbone, node.CTX_INIT, node.N_CTX_TEXT),
             (node.PROMPT_DEPTH_TEXT, node.PROMPT_DEPTH_VISION),
             (node.N_CTX_VISION, backbone.vision_width),
         )
-        prompts = context_prompts(backbone, classnames, node.N_CTX_TEXT, words=node.CTX_INIT)
+        return ContextCLIP(backbone, learner, partial(context_prompts, count=node.N_CTX_TEXT, words=node.CTX_INIT))
+
+    def build_model(self) -> None:
+        node = self.cfg.TRAINER.PROMPTSRC
         self.gpa = GaussianAverage(node.GPA_MEAN, node.GPA_STD)
         self.last_state: dict[str, Tensor] = {}  # prompts of the last epoch: at the end, the learner holds the average
-        return ContextCLIP(backbone.model, learner, prompts)
+        super().build_model()
 
     # ------------------------------------------------------------------ objective
 
@@ -140,21 +146,16 @@ class PromptSRC(PromptTrainer):
 
     def average_templates(self) -> Tensor:
         """Frozen text features ``[C, E]``, averaged over templates before they are normalised."""
-        names = [class_text(name) for name in self.dm.dataset.classnames]
-        total = torch.zeros((), device=self.device)
-        templates = clip_templates()[:TEMPLATES]
-        for template in tqdm(templates, desc="encoding templates", disable=not distributed.is_main()):
-            ids = self.backbone.tokenize([template.format(name) for name in names])
-            total = total + self.model.encode_frozen_text(ids.to(self.device), normalise=False)
-        return unit(total)
+        templates = tqdm(clip_templates()[:TEMPLATES], desc="encoding templates", disable=not distributed.is_main())
+        return self.model.encode_templates(templates, self.model.classnames, normalise=False)
 
-    def loss_terms(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        node, model = self.cfg.TRAINER.PROMPTSRC, self.model
+    def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        node, model, images = self.cfg.TRAINER.PROMPTSRC, self.model, batch["images"]
         text, features = model.encode_text(), model.encode_image(images)
         frozen = model.encode_frozen_image(images)  # prompts enter at the first layer: no layer is shared
         logits = model.logits(features, text)
         terms = {
-            "ce": F.cross_entropy(logits, labels),
+            "ce": F.cross_entropy(logits, batch["labels"]),
             "scl_text": node.TEXT_LOSS_WEIGHT * F.l1_loss(text, self.frozen_text),
             "scl_image": node.IMAGE_LOSS_WEIGHT * F.l1_loss(features, frozen),
             "scl_logits": logit_consistency(logits, model.logits(frozen, self.frozen_text)),

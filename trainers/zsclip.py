@@ -1,6 +1,8 @@
 """Zero-shot CLIP, the reference that every method is measured from: with one hand-written template, or with several."""
 
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +10,27 @@ from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone
 from anprompt.engine.trainer import PromptTrainer
-from anprompt.prompts.prompted_clip import PromptedCLIP, unit
-from anprompt.prompts.templates import class_text, ensemble_for, template_for
+from anprompt.prompts.prompted_clip import PromptedCLIP
+from anprompt.prompts.templates import ensemble_for
 from dassl.engine import TRAINER_REGISTRY
 
 
 class FrozenCLIP(PromptedCLIP):
-    """CLIP and the zero-shot features ``[C, E]`` of a class list; nothing to learn."""
+    """CLIP as it is; nothing to learn.
 
-    def __init__(self, clip: nn.Module, text: Tensor):
-        super().__init__(clip, nn.Module())
-        self.register_buffer("text", text, persistent=False)
+    Args:
+        wordings: the templates whose features are averaged, given the hand-written one.
+    """
+
+    text: Tensor  # [C, E]
+
+    def __init__(self, backbone: Backbone, wordings: Callable[[str], Sequence[str]]):
+        super().__init__(backbone, nn.Module())
+        self.wordings = wordings
+        self.register_buffer("text", torch.empty(0), persistent=False)
+
+    def prepare_classes(self, classnames: list[str], template: str) -> None:
+        self.text = self.encode_templates(self.wordings(template), classnames)
 
     def compute_text(self) -> Tensor:
         return self.text
@@ -38,19 +50,9 @@ class ZeroshotCLIP(PromptTrainer):
     def precision(self) -> str:
         return "fp32"
 
-    def templates(self) -> list[str]:
-        """Sentences with one ``{}`` for the class name, whose features are averaged."""
-        return [template_for(self.cfg.DATASET.NAME, self.cfg.DATASET.TEMPLATE)]
-
-    def build_prompted_model(self, backbone: Backbone) -> FrozenCLIP:
-        names = [class_text(name) for name in self.dm.dataset.classnames]
-        model = FrozenCLIP(backbone.model, torch.empty(0))
-        features = [
-            model.encode_frozen_text(backbone.tokenize([template.format(name) for name in names]).to(self.device))
-            for template in self.templates()
-        ]
-        model.text = unit(torch.stack(features).mean(dim=0))
-        return model
+    @classmethod
+    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> FrozenCLIP:
+        return FrozenCLIP(backbone, lambda template: [template])
 
     def train(self) -> None:
         print("Zero-shot CLIP has nothing to train")
@@ -62,5 +64,6 @@ class ZeroshotCLIP(PromptTrainer):
 class ZeroshotCLIP2(ZeroshotCLIP):
     """CLIP with an ensemble of templates."""
 
-    def templates(self) -> list[str]:
-        return ensemble_for(self.cfg.DATASET.NAME, self.cfg.DATASET.TEMPLATE)
+    @classmethod
+    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> FrozenCLIP:
+        return FrozenCLIP(backbone, partial(ensemble_for, cfg.DATASET.NAME))

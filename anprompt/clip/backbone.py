@@ -80,6 +80,10 @@ class Backbone:
     std: tuple[float, float, float]
 
     @property
+    def device(self) -> torch.device:
+        return self.model.positional_embedding.device
+
+    @property
     def text_width(self) -> int:
         return self.model.ln_final.weight.shape[0]
 

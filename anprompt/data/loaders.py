@@ -64,6 +64,12 @@ def stop_workers(loader: Any) -> None:
         loader.stop()
 
 
+def endless(loader: Any) -> Iterator[Any]:
+    """The batches of ``loader`` over and over; each round is a new pass, with new draws."""
+    while True:
+        yield from loader
+
+
 def is_dassls(loader: Any) -> bool:
     """Whether it is a loader as ``dassl.data.DataManager`` makes it: trainers may have their own."""
     plain = type(loader) is DataLoader and loader.batch_size is not None

@@ -14,13 +14,15 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
+from anprompt.engine.batch import Batch
+
 logger = logging.getLogger(__name__)
 
 WARM_UP = 2  # runs before recording, in which libraries allocate what they keep
 # A wrong recording is off by its whole size; sums in another order, in half precision, by less than this share.
 TOLERANCE = 0.05
 
-Step = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[[Batch], Tensor]
 Record = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 
 
@@ -60,9 +62,8 @@ class GraphedStep:
     again with the next batch.
 
     Args:
-        step: ``(images, labels)`` -> numbers to report, ``[n]``, the loss first; leaves the gradients in
-            ``parameters``. It must not wait for the device, and must launch the same kernels on the same memory every
-            time.
+        step: batch -> numbers to report, ``[n]``, the loss first; leaves the gradients in ``parameters``. It must not
+            wait for the device, nor draw at random, and must launch the same kernels on the same memory every time.
         record: see :func:`record_cuda_graph`.
     """
 
@@ -76,26 +77,25 @@ class GraphedStep:
         """Drop the recording: tensors that the step reads may have been replaced. The next step records anew."""
         self.replay: Callable[[], None] | None = None
         self.compared = False
-        self.inputs: tuple[Tensor, ...] = ()
+        self.inputs: Batch = {}
         self.numbers: Tensor | None = None
         self.gradients: list[Tensor | None] = []
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        given = (images, labels)
+    def __call__(self, batch: Batch) -> Tensor:
         if self.obstacle:
-            return self.step(*given)
+            return self.step(batch)
         if self.replay is None:
-            return self.eager_beside(given, self.start)
-        if any(new.shape != old.shape or new.dtype != old.dtype for new, old in zip(given, self.inputs, strict=True)):
-            return self.step(*given)
+            return self.eager_beside(batch, self.start)
+        if kinds(batch) != kinds(self.inputs):
+            return self.step(batch)
         if not self.compared:
-            return self.eager_beside(given, self.compare)
-        return self.replayed(given)
+            return self.eager_beside(batch, self.compare)
+        return self.replayed(batch)
 
-    def replayed(self, given: tuple[Tensor, Tensor]) -> Tensor:
+    def replayed(self, batch: Batch) -> Tensor:
         assert self.replay is not None and self.numbers is not None
-        for new, old in zip(given, self.inputs, strict=True):
-            old.copy_(new)
+        for name, memory in self.inputs.items():
+            memory.copy_(batch[name])
         self.replay()
         self.set_gradients(self.gradients)  # an eager step in between puts others there
         return self.numbers.clone()
@@ -104,14 +104,14 @@ class GraphedStep:
         for entry, gradient in zip(self.parameters, gradients, strict=True):
             entry.grad = gradient
 
-    def eager_beside(self, given: tuple[Tensor, Tensor], act: Callable[..., None]) -> Tensor:
+    def eager_beside(self, batch: Batch, act: Callable[..., None]) -> Tensor:
         """An eager step, which counts, and ``act`` on the recording; it gets the batch, the loss and the gradients."""
-        numbers = self.step(*given)
+        numbers = self.step(batch)
         gradients = [None if entry.grad is None else entry.grad.clone() for entry in self.parameters]
         eager = [numbers[0], *gradients]
         if torch.stack([values.isfinite().all() for values in eager if values is not None]).all():
             try:
-                act(given, eager)
+                act(batch, eager)
             except RuntimeError as error:
                 self.obstacle = reason(error)
                 logger.warning("CUDA graph: not used, training goes on without it (%s)", self.obstacle)
@@ -119,15 +119,15 @@ class GraphedStep:
         self.set_gradients(gradients)
         return numbers
 
-    def start(self, given: tuple[Tensor, Tensor], eager: list[Tensor | None]) -> None:
+    def start(self, batch: Batch, eager: list[Tensor | None]) -> None:
         """Record the step."""
-        self.inputs = tuple(values.clone() for values in given)
-        self.replay, self.numbers = self.record(partial(self.step, *self.inputs))
+        self.inputs = {name: values.clone() for name, values in batch.items()}
+        self.replay, self.numbers = self.record(partial(self.step, self.inputs))
         self.gradients = [entry.grad for entry in self.parameters]
 
-    def compare(self, given: tuple[Tensor, Tensor], eager: list[Tensor | None]) -> None:
+    def compare(self, batch: Batch, eager: list[Tensor | None]) -> None:
         """Raise a RuntimeError unless a replay with a batch that was not recorded gives what the eager step gives."""
-        replayed = [self.replayed(given)[0], *self.gradients]
+        replayed = [self.replayed(batch)[0], *self.gradients]
         if [values is None for values in eager] != [values is None for values in replayed]:
             raise RuntimeError("a replay gives gradients to other learnables than the eager step")
         pairs = [(a, b) for a, b in zip(eager, replayed, strict=True) if a is not None and b is not None]
@@ -138,6 +138,11 @@ class GraphedStep:
         if not worst <= TOLERANCE:
             raise RuntimeError(f"a replay differs from the eager step by {100 * worst:.0f} %")
         self.compared = True
+
+
+def kinds(batch: Batch) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """What must be the same in every batch of a recording."""
+    return {name: (values.shape, values.dtype) for name, values in batch.items()}
 
 
 def reason(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from anprompt.clip.backbone import Backbone
 from anprompt.engine import checkpoint
 from anprompt.utils import distributed
 from anprompt.utils.config import as_plain, leaves, require
-from anprompt.utils.rng import rng_state, set_rng_state
+from anprompt.utils.rng import NamedGenerators, rng_state, set_rng_state
 from dassl.engine import TrainerX
 
 LEARNER = "prompt_learner"  # the registered model, and so the folder of its checkpoints
@@ -51,6 +51,7 @@ class ResumableTrainer(TrainerX):
         self.target_settings: dict[str, dict[str, Any]] = {}  # those that a test does not share with its training
         self.disposable: Path | None = None  # the rolling checkpoint that the next one supersedes
         self._rng_to_restore: Mapping[str, Any] | None = None
+        self.generators = NamedGenerators(self.cfg.SEED)
 
     # ------------------------------------------------------------------ what a method may add
 
@@ -82,6 +83,13 @@ class ResumableTrainer(TrainerX):
 
     def restore_training_state(self, state: Mapping[str, Any], epoch: int) -> None:
         """Take back what :meth:`training_state` returned; ``epoch`` epochs are done."""
+
+    def generator(self, name: str) -> torch.Generator:
+        """A random generator of the method's own, on the CPU: seeded from the run's seed, kept in checkpoints.
+
+        What it draws neither depends on the global generators nor moves them: batches stay those of other methods.
+        """
+        return self.generators[name]
 
     def setting_of_test(self, key: str, trained: Any, here: Any) -> Any:
         """What a test uses: the training run's value, another one only where ``TEST.TARGET_SETTINGS`` is set.
@@ -173,6 +181,7 @@ class ResumableTrainer(TrainerX):
             "scaler": self.scaler.state_dict(),
             "best_result": self.best_result,
             "rng": rng_state(),
+            "generators": self.generators.state(),
             "rolling": rolling,
             "settings": self.required_settings(),
             "method_state": self.method_state(),
@@ -247,6 +256,7 @@ class ResumableTrainer(TrainerX):
         self.best_result = state["best_result"]
         self.restore_training_state(state.get("training_state", {}), state["epoch"])
         self._rng_to_restore = state["rng"]
+        self.generators.restore(state.get("generators", {}))
         self.disposable = path if state["rolling"] and directory == self.output_dir else None
         print(f"Loaded {path} (epoch = {state['epoch']})")
         return state["epoch"]

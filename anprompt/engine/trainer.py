@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,9 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone, find_weights, load_clip_once
-from anprompt.data.loaders import stop_workers, with_cached_images, with_device_images, with_kept_images
+from anprompt.data.loaders import endless, stop_workers, with_cached_images, with_device_images, with_kept_images
+from anprompt.engine.accumulation import GradientMean
+from anprompt.engine.batch import Batch
 from anprompt.engine.cuda_graphs import GraphedStep
 from anprompt.engine.resumable import LEARNER, ResumableTrainer
 from anprompt.prompts.prompted_clip import PromptedCLIP
@@ -54,36 +56,91 @@ class PromptTrainer(ResumableTrainer):
     """Base of the trainers in ``trainers/``.
 
     A subclass implements :meth:`build_prompted_model`. Unless it says otherwise, the loss is the cross-entropy of the
-    model's logits, and these are its only head. Settings that a checkpoint depends on go into
-    :meth:`required_settings`.
+    model's logits, and one group of learnables follows Dassl's optimiser and schedule. Settings that a checkpoint
+    depends on go into :meth:`required_settings`.
+
+    Attributes:
+        schedule_unit: after what the schedule moves: an ``epoch`` (Dassl's way), or an ``update`` of the learnables.
     """
 
+    schedule_unit: Literal["epoch", "update"] = "epoch"
     train_loader_x: Any
     val_loader: Any
     test_loader: Any
 
     # ------------------------------------------------------------------ what a method supplies
 
-    def build_prompted_model(self, backbone: Backbone) -> PromptedCLIP:
-        """The frozen CLIP, which is on the device already, with the method's learnables in ``.learner``."""
+    @classmethod
+    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> PromptedCLIP:
+        """The frozen CLIP, which is on the device already, with the method's learnables in ``.learner``.
+
+        It has no classes yet: what the learnables do not depend on, its ``prepare_classes`` does.
+        """
         raise NotImplementedError
 
-    def loss_terms(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Weighted scalar terms, whose sum is minimised, and the logits ``[B, C]`` to report accuracy on."""
-        logits = self.model(images)
-        return {"ce": F.cross_entropy(logits, labels)}, logits
+        logits = self.model(batch["images"])
+        return {"ce": F.cross_entropy(logits, batch["labels"])}, logits
 
-    def head_logits(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits ``[B, C]`` of every head, by name."""
-        return {"class": self.model(images)}
+    def parse_batch_train(self, batch: Mapping[str, Any]) -> Batch:
+        """What :meth:`loss_terms` gets. A method adds here what a step draws at random, from :meth:`generator`.
 
-    def headline(self) -> str:
-        """Name of the head whose accuracy is the result."""
-        return "class"
+        Args:
+            batch: Dassl's, and under its name the next one of each loader of :meth:`make_loaders`.
+        """
+        return {"images": self.on_device(batch["img"]), "labels": self.on_device(batch["label"])}
+
+    def make_loaders(self) -> dict[str, Any]:
+        """Loaders that a step draws from beside ``train_loader_x``, by name, such as ``train_loader_u``.
+
+        They begin anew with every epoch, and wherever they end before it does.
+        """
+        return {}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimiser, in which each learnable stands once.
+
+        A group has ``params``, and where they differ ``lr_factor`` (on ``OPTIM.LR``) or other options of its class in
+        ``torch.optim``. ``OPTIM.STAGED_LR`` replaces them; a constant warm-up has one rate for all.
+        """
+        return [{"params": self.model.learner.parameters()}]
+
+    def build_schedule(self) -> Any:
+        """What moves the rates of ``self.optim`` when its ``step()`` is called once per :attr:`schedule_unit`.
+
+        It has ``state_dict`` and ``load_state_dict``, as those of ``torch.optim.lr_scheduler`` do. Here it is Dassl's,
+        whose epochs are counted in updates where that is the unit.
+        """
+        settings = self.cfg.OPTIM if self.schedule_unit == "epoch" else self.counted_in_updates(self.cfg.OPTIM)
+        return build_lr_scheduler(self.optim, settings)
+
+    @classmethod
+    def headline_heads(cls, cfg: CfgNode) -> tuple[str, str]:
+        """Heads whose accuracy is the result: on data and classes that were trained on, and on any other."""
+        return "class", "class"
+
+    # ------------------------------------------------------------------ what a method may call
 
     def hand_written_prompts(self) -> list[str]:
         """The prompt of each class from the dataset's template, or from ``DATASET.TEMPLATE``."""
-        return prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames, self.cfg.DATASET.TEMPLATE)
+        return prompts_for(self.cfg.DATASET.NAME, self.model.classnames, self.cfg.DATASET.TEMPLATE)
+
+    def updates_per_epoch(self) -> int:
+        return -(-len(self.train_loader_x) // self.cfg.TRAIN.ACCUMULATE)
+
+    # ------------------------------------------------------------------ without a data set
+
+    @classmethod
+    def model_for(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> PromptedCLIP:
+        """The method's untrained model of ``classnames``, on the device of the backbone.
+
+        It needs no data set, only the name of one (``DATASET.NAME``) for template and settings that depend on it. What
+        starts at random comes from the global generators.
+        """
+        model = cls.build_prompted_model(cfg, backbone, classnames).to(backbone.device)
+        model.set_classes(classnames, template_for(cfg.DATASET.NAME, cfg.DATASET.TEMPLATE))
+        return model
 
     # ------------------------------------------------------------------ set-up
 
@@ -92,6 +149,7 @@ class PromptTrainer(ResumableTrainer):
         self.check_test_cfg(cfg)
         require_known("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val"))
         require(cfg.OPTIM.MAX_EPOCH >= 1, f"OPTIM.MAX_EPOCH: expected at least 1, got {cfg.OPTIM.MAX_EPOCH}")
+        require(cfg.TRAIN.ACCUMULATE >= 1, f"TRAIN.ACCUMULATE: expected at least 1, got {cfg.TRAIN.ACCUMULATE}")
         precision = self.node(cfg).PREC
         require(
             precision in (*PRECISIONS, *PRECISION_NAMES),
@@ -119,33 +177,62 @@ class PromptTrainer(ResumableTrainer):
         self.build_seconds = time.perf_counter() - started  # data set, weights, text
 
     def build_data_loader(self) -> None:
-        """Dassl's loaders, with images that are decoded once and workers that stay."""
+        """Dassl's loaders, and the method's, with images that are decoded once and workers that stay."""
         distributed.main_first(super().build_data_loader)
-        if self.cfg.DATALOADER.AUGMENT_ON_GPU:
-            self.train_loader_x = with_device_images(self.train_loader_x, self.device)
-        else:
-            self.train_loader_x = with_kept_images(self.train_loader_x)
+        self.beside = {name: self.for_training(loader) for name, loader in self.make_loaders().items()}
+        for name, loader in self.beside.items():
+            require(len(loader) > 0, f"the loader {name!r} of {type(self).__name__} has no batch")
+        self.train_loader_x = self.for_training(self.train_loader_x)
         self.test_loader = with_cached_images(self.test_loader)
         self.val_loader = with_cached_images(self.val_loader)
+
+    def for_training(self, loader: Any) -> Any:
+        if self.cfg.DATALOADER.AUGMENT_ON_GPU:
+            return with_device_images(loader, self.device)
+        return with_kept_images(loader)
 
     def build_model(self) -> None:
         cfg = self.cfg
         self.backbone = load_clip_once(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH, self.device)
         self.check_images()
-        self.model = self.build_prompted_model(self.backbone).to(self.device)
+        self.model = self.model_for(cfg, self.backbone, self.dm.dataset.classnames)
         self.start_from_scratch()
+        self.streams: dict[str, Iterator[Any]] = {}  # what is loaded beside train_loader_x in this epoch
         self.objective = self.loss_terms  # averaged over the processes, where there are several
         print(f"# learnable parameters: {self.learnable_count:,}")
         if not self.learnable_count:
             return
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision() == "amp")
-        self.optim = build_optimizer(self.model.learner, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.optim = build_optimizer(self.optimised(), cfg.OPTIM)
+        self.sched = self.build_schedule()
         self.register_model(LEARNER, self.model.learner, self.optim, self.sched)
         self.unchecked: dict[int, Tensor] = {}  # batch -> its loss terms, not yet known to be finite
-        self.gradients: Callable[[Tensor, Tensor], Tensor] = self.compute_gradients
+        self.collected = GradientMean(self.model.learner.parameters())
+        self.gradients: Callable[[Batch], Tensor] = self.compute_gradients
         if self.cfg.TRAIN.CUDA_GRAPH and self.device.type == "cuda" and distributed.size() == 1:
             self.gradients = GraphedStep(self.compute_gradients, self.model.learner.parameters())
+
+    def optimised(self) -> Any:
+        """What ``build_optimizer`` takes: the groups, with rates; the learner where Dassl is to stage it."""
+        if self.cfg.OPTIM.STAGED_LR:
+            return self.model.learner
+        groups = [{**group, "params": list(group["params"])} for group in self.parameter_groups()]
+        grouped = {id(parameter) for group in groups for parameter in group["params"]}
+        left_out = [name for name, entry in self.model.learner.named_parameters() if id(entry) not in grouped]
+        require(not left_out, f"parameter_groups() of {type(self).__name__} leaves out {', '.join(left_out)}")
+        for group in groups:
+            group["lr"] = group.pop("lr_factor", 1.0) * self.cfg.OPTIM.LR
+        return groups
+
+    def counted_in_updates(self, optim: CfgNode) -> CfgNode:
+        """``OPTIM`` with epochs replaced by the updates in them."""
+        counted, count = optim.clone(), self.updates_per_epoch()
+        counted.defrost()
+        counted.MAX_EPOCH *= count
+        counted.WARMUP_EPOCH *= count
+        steps = optim.STEPSIZE
+        counted.STEPSIZE = steps * count if isinstance(steps, int) else [step * count for step in steps]
+        return counted
 
     @property
     def learnable_count(self) -> int:
@@ -175,9 +262,6 @@ class PromptTrainer(ResumableTrainer):
         super().before_train()  # resumes: from here on, the learnables stay the same objects
         self.objective = distributed.averaged(self.loss_terms, self.model.learner)
 
-    def parse_batch_train(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        return self.on_device(batch["img"]), self.on_device(batch["label"])
-
     def parse_batch_test(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         return self.on_device(batch["img"]), self.on_device(batch["label"])
 
@@ -185,36 +269,48 @@ class PromptTrainer(ResumableTrainer):
         return values.to(self.device, non_blocking=True)  # only a copy from pinned memory does not block
 
     def forward_backward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """One step: loss terms, backward through the learnables, update; the schedule moves at the epoch's end.
+        """One step: loss terms, backward through the learnables and, where it is due, update and schedule.
 
         The numbers to report stay on the device: fetching them would make the host wait for it in every step.
         """
-        numbers = self.gradients(*self.parse_batch_train(batch))
-        self.scaler.step(self.optim)
-        self.scaler.update()
+        parsed = self.parse_batch_train({**batch, **{name: next(batches) for name, batches in self.streams.items()}})
+        numbers = self.gradients(parsed)
         self.unchecked[self.batch_idx] = numbers[1:-1]
         done, frequency = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
+        self.update(len(parsed["labels"]), epoch_ends=done == self.num_batches)
         if frequency > 0 and done % frequency == 0:
             self.check_terms()
-        if done == self.num_batches:
-            self.update_lr()
         return dict(zip(("loss", *self.term_names, "acc"), numbers, strict=True))
 
-    def compute_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+    def update(self, images: int, epoch_ends: bool) -> None:
+        """Step with the gradients of this batch, or with those of the last ``TRAIN.ACCUMULATE`` together."""
+        if self.cfg.TRAIN.ACCUMULATE > 1:
+            self.collected.add(images)
+            if self.collected.batches < self.cfg.TRAIN.ACCUMULATE and not epoch_ends:
+                return
+            self.collected.hand_over()
+        self.scaler.step(self.optim)
+        self.scaler.update()
+        if self.schedule_unit == "update" or epoch_ends:
+            self.update_lr()
+
+    def compute_gradients(self, batch: Batch) -> Tensor:
         """Leave the gradients in the learnables; the loss, its terms and the accuracy in per cent, as one tensor."""
         with self.autocast():
-            terms, logits = self.objective(images, labels)
+            terms, logits = self.objective(batch)
         loss = torch.stack(list(terms.values())).sum()
         self.optim.zero_grad()
         self.scaler.scale(loss).backward()
         self.term_names = tuple(terms)
-        return torch.stack([loss, *terms.values(), compute_accuracy(logits, labels)[0].squeeze()]).detach()
+        return torch.stack([loss, *terms.values(), compute_accuracy(logits, batch["labels"])[0].squeeze()]).detach()
 
     def run_epoch(self) -> None:
         started = time.perf_counter()
         if isinstance(self.gradients, GraphedStep):
             self.gradients.forget()  # between epochs, a method may replace what a step reads
         self.unchecked.clear()  # of an epoch that was left half-way
+        self.collected.clear()
+        self.streams = {name: endless(loader) for name, loader in self.beside.items()}
         super().run_epoch()
         self.check_terms()
         self.train_seconds += time.perf_counter() - started
@@ -240,18 +336,28 @@ class PromptTrainer(ResumableTrainer):
         try:
             super().train()
         finally:
-            stop_workers(self.train_loader_x)  # now: left to the garbage collector, some may live on
+            self.stop_training_workers()  # now: left to the garbage collector, some may live on
 
     def after_train(self) -> None:
-        stop_workers(self.train_loader_x)  # before the evaluation starts its own
+        self.stop_training_workers()  # before the evaluation starts its own
         super().after_train()
+
+    def stop_training_workers(self) -> None:
+        self.streams.clear()
+        for loader in (self.train_loader_x, *self.beside.values()):
+            stop_workers(loader)
 
     # ------------------------------------------------------------------ evaluation
 
     def model_inference(self, images: Tensor) -> Tensor:
         """Logits ``[B, C]`` of the headline head."""
         with self.autocast():
-            return self.head_logits(images)[self.headline()]
+            return self.model.head_logits(images)[self.headline()]
+
+    def headline(self) -> str:
+        """Name of the head whose accuracy is the result. Which one, is fixed before any test number."""
+        seen, unseen = self.headline_heads(self.cfg)
+        return seen if self.trained_on in (None, self.data_identity()) else unseen
 
     @torch.no_grad()
     def test(self, split: str | None = None, is_final: bool = False) -> float:
@@ -282,7 +388,7 @@ class PromptTrainer(ResumableTrainer):
             for batch in tqdm(loader, desc="evaluating", disable=not distributed.is_main()):
                 images, labels = self.parse_batch_test(batch)
                 with self.autocast():
-                    heads = self.head_logits(images)
+                    heads = self.model.head_logits(images)
                 self.evaluator.process(heads[tally.headline], labels)
                 tally.add(heads, labels)
         return tally

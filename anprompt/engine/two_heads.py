@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from yacs.config import CfgNode
 
 from anprompt.engine.trainer import PromptTrainer
 
-HEADS = ("class", "prototype", "fused")
+HEADS = ("class", "prototype", "fused")  # of a DeepTokenCLIP
 
 
 class TwoHeadTrainer(PromptTrainer):
-    """Heads of a trainer whose model is an :class:`DeepTokenCLIP`."""
+    """Trainer of a :class:`~anprompt.prompts.deep_tokens.DeepTokenCLIP`."""
 
-    def alpha(self) -> float:
-        """Weight of the class head against the prototype head."""
-        raise NotImplementedError
-
-    def head_logits(self, images: Tensor) -> dict[str, Tensor]:
-        text = self.model.encode_text()
-        features = self.model.encode_image(images)
-        class_logits = self.model.logits(features.class_token, text)
-        prototype_logits = self.model.logits(features.prototype, text)
-        fused = self.alpha() * class_logits + (1 - self.alpha()) * prototype_logits
-        return {"class": class_logits, "prototype": prototype_logits, "fused": fused}
-
-    def headline(self) -> str:
-        """Fixed before any test number: one head for the data and classes trained on, one for all other."""
-        seen, unseen = self.headline_heads()
-        return seen if self.trained_on in (None, self.data_identity()) else unseen
-
-    def headline_heads(self) -> tuple[str, str]:
-        """Heads for classes that were trained on and for any other: MMRL's rule."""
+    @classmethod
+    def headline_heads(cls, cfg: CfgNode) -> tuple[str, str]:
+        """MMRL's rule: both heads together where classes were trained on, the class head alone for any other."""
         return "fused", "class"

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,9 @@ class ContextPrompts:
         return TextStates(prefix, empty.own.expand(len(context), -1, -1), self.layout)
 
 
+PromptWriter = Callable[[Backbone, Sequence[str]], ContextPrompts]
+
+
 def context_prompts(
     backbone: Backbone,
     classnames: Sequence[str],
@@ -113,7 +116,7 @@ def context_prompts(
         f"place with the name in {position} position: use position end (TRAINER.COOP.CLASS_TOKEN_POSITION end)",
     )
     ids = torch.stack([_move_words(row, row_slots) for row, row_slots in zip(ids, slots, strict=True)])
-    device = backbone.model.positional_embedding.device
+    device = backbone.device
     layout = text_layout(ids.to(device), shared_up_to=1 if per_class or position != "end" else None)
     with torch.no_grad():
         embeddings = backbone.model.token_embedding(ids[:, : layout.shared + layout.width].to(device))
@@ -147,9 +150,8 @@ def start_context(backbone: Backbone, words: str, count: int) -> Tensor:
     if not words:
         return random_prompts(count, backbone.text_width)
     ids = backbone.tokenize([class_text(words)])[0, 1 : 1 + count]
-    clip = backbone.model
     with torch.no_grad():
-        return clip.token_embedding(ids.to(clip.positional_embedding.device)).clone()
+        return backbone.model.token_embedding(ids.to(backbone.device)).clone()
 
 
 def check_context(key: str, words: str, count: int) -> None:
@@ -185,11 +187,23 @@ class ContextCLIP(PromptedCLIP):
     Args:
         learner: gives ``text_tokens()`` and ``vision_tokens()``: layer -> ``[K, D]``. Those of layer 1 stand at the
             input (text: in the open rows; vision: behind the patches); those of a deeper layer overwrite them there.
+        write: the prompts of a class list, as :func:`context_prompts` gives them.
     """
 
-    def __init__(self, clip: Any, learner: nn.Module, prompts: ContextPrompts):
-        super().__init__(clip, learner)
-        self.prompts = prompts
+    prompts: ContextPrompts
+
+    def __init__(self, backbone: Backbone, learner: nn.Module, write: PromptWriter):
+        super().__init__(backbone, learner)
+        self.write = write
+
+    def prepare_classes(self, classnames: list[str], template: str) -> None:
+        per_class = self.learner.text_tokens()[1].dim() == 3
+        require(
+            not per_class or self.classnames in ([], classnames),
+            f"class-specific contexts exist for the {len(self.classnames)} classes that they were learned for only: "
+            "train with TRAINER.COOP.CSC False to classify into others",
+        )
+        self.prompts = self.write(self.backbone, classnames)
 
     def compute_text(self) -> Tensor:
         context, deeper = _split_tokens(self.learner.text_tokens())

@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from anprompt.clip.backbone import text_depth
+from anprompt.clip.backbone import Backbone, text_depth
 from anprompt.clip.encoders import (
     TextStates,
     Tokens,
@@ -25,6 +25,7 @@ from anprompt.clip.encoders import (
     vision_trunk,
 )
 from anprompt.prompts.prompted_clip import PromptedCLIP, unit
+from anprompt.prompts.templates import filled
 from anprompt.utils.config import require
 from anprompt.utils.distributed import shared_out
 
@@ -104,20 +105,26 @@ class DeepTokenCLIP(PromptedCLIP):
     Args:
         learner: gives ``text_tokens()`` and ``vision_tokens()``, one ``[K, D]`` per layer, and ``prototype_proj``.
         layers: text layers that receive tokens; in a deeper vision tower, as many of its last layers do.
+        alpha: weight of the class head against the prototype head.
         beta: weight of the fresh token where a vision layer overwrites the previous layer's output.
     """
 
-    classes: ClassSet  # given by set_classes
+    classes: ClassSet
 
-    def __init__(self, clip: Any, learner: nn.Module, layers: tuple[int, ...], beta: float = 1.0):
-        super().__init__(clip, learner)
-        self.beta = beta
-        shift = len(clip.visual.transformer.resblocks) - len(clip.transformer.resblocks)
+    def __init__(
+        self, backbone: Backbone, learner: nn.Module, layers: tuple[int, ...], alpha: float, beta: float = 1.0
+    ):
+        super().__init__(backbone, learner)
+        self.alpha, self.beta = alpha, beta
+        shift = len(self.clip.visual.transformer.resblocks) - len(self.clip.transformer.resblocks)
         self.text_layers = layers
         self.vision_layers = tuple(layer + shift for layer in layers)
 
+    def prepare_classes(self, classnames: list[str], template: str) -> None:
+        self.set_prompts(self.tokenized(filled(template, classnames)))
+
     @torch.no_grad()
-    def set_classes(self, ids: Tensor) -> None:
+    def set_prompts(self, ids: Tensor) -> None:
         """Prepare for the classes whose prompts have token ids ``[C, L]``: the text layers below J run here, once."""
         self.classes = ClassSet(text_trunk(self.clip, ids, self.text_layers[0]), self.encode_frozen_text(ids))
 
@@ -143,6 +150,13 @@ class DeepTokenCLIP(PromptedCLIP):
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, C]`` of the class head."""
         return self.logits(self.encode_image(images).class_token, self.encode_text())
+
+    def head_logits(self, images: Tensor) -> dict[str, Tensor]:
+        text, features = self.encode_text(), self.encode_image(images)
+        class_logits = self.logits(features.class_token, text)
+        prototype_logits = self.logits(features.prototype, text)
+        fused = self.alpha * class_logits + (1 - self.alpha) * prototype_logits
+        return {"class": class_logits, "prototype": prototype_logits, "fused": fused}
 
 
 def check_layers(key: str, layers: list[int], backbone: str) -> None:

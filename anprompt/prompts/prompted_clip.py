@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anprompt.clip.backbone import Backbone
 from anprompt.clip.encoders import text_features, text_trunk, vision_rows, vision_trunk
+from anprompt.prompts.templates import check_template, filled
+from anprompt.utils.config import require
 from anprompt.utils.distributed import shared_out
 
 PROMPT_STD = 0.02
@@ -29,20 +32,47 @@ def random_prompts(*shape: int) -> Tensor:
 class PromptedCLIP(nn.Module):
     """A frozen CLIP and a method's learnables in ``learner``, which is what checkpoints hold.
 
-    A subclass implements :meth:`compute_text` and :meth:`forward`.
+    A subclass implements :meth:`prepare_classes`, :meth:`compute_text` and :meth:`forward`. It classifies once
+    :meth:`set_classes` has said into what.
 
     Args:
-        clip: an ``open_clip.CLIP``; it stays as it is.
+        backbone: its CLIP stays as it is.
         learner: all that is trained; an empty module where nothing is.
     """
 
     clip: Any  # an open_clip.CLIP
     learner: Any  # what it offers is between a model and its learner
 
-    def __init__(self, clip: Any, learner: nn.Module):
+    def __init__(self, backbone: Backbone, learner: nn.Module):
         super().__init__()
-        self.clip, self.learner = clip, learner
+        self.backbone = backbone
+        self.clip, self.learner = backbone.model, learner
+        self.classnames: list[str] = []
         self.cached_text: Tensor | None = None
+
+    def set_classes(self, classnames: Sequence[str], template: str) -> None:
+        """Classify into ``classnames``, in this order, from now on. The learnables stay.
+
+        Args:
+            template: hand-written prompt with one ``{}`` for the class name; a method that learns the words of its
+                prompts has no use for it.
+
+        Raises:
+            ValueError: no class, a wrong template, a prompt that does not fit, or learnables that belong to others.
+        """
+        require(len(classnames) > 0, "expected at least one class name, got none")
+        check_template("the template", template)
+        self.prepare_classes(list(classnames), template)
+        self.classnames = list(classnames)
+        self.cached_text = None
+
+    def prepare_classes(self, classnames: list[str], template: str) -> None:
+        """Replace all that depends on the class list, once for all images; :meth:`set_classes` calls it."""
+        raise NotImplementedError
+
+    def tokenized(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids ``[N, L]`` on the backbone's device."""
+        return self.backbone.tokenize(prompts).to(self.backbone.device)
 
     def compute_text(self) -> Tensor:
         """Unit text features ``[C, E]`` of the current classes."""
@@ -51,6 +81,10 @@ class PromptedCLIP(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, C]`` of images ``[B, 3, H, W]``."""
         raise NotImplementedError
+
+    def head_logits(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits ``[B, C]`` of every head, by name."""
+        return {"class": self(images)}
 
     def encode_text(self) -> Tensor:
         """Unit text features ``[C, E]``: computed, or those of :meth:`fixed_text`."""
@@ -80,6 +114,17 @@ class PromptedCLIP(nn.Module):
         """Unit features ``[N, E]`` of the untouched CLIP for token ids ``[N, L]``; raw ones without ``normalise``."""
         features = text_features(self.clip, text_trunk(self.clip, ids))
         return unit(features) if normalise else features
+
+    def encode_templates(self, templates: Iterable[str], classnames: Sequence[str], normalise: bool = True) -> Tensor:
+        """Unit features ``[C, E]`` of the untouched CLIP, averaged over templates with one ``{}``.
+
+        Args:
+            normalise: average unit features; else the raw ones, among which long ones count more.
+        """
+        total = torch.zeros((), device=self.backbone.device)
+        for template in templates:
+            total = total + self.encode_frozen_text(self.tokenized(filled(template, classnames)), normalise)
+        return unit(total)
 
     @torch.no_grad()
     @shared_out

@@ -332,11 +332,14 @@ def template_for(dataset_name: str, own: str = "") -> str:
         ValueError: ``own`` (``DATASET.TEMPLATE``) has no ``{}``, or more than one.
     """
     template = own or _TEMPLATES.get(dataset_name, DEFAULT_TEMPLATE)
-    if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
-        raise ValueError(
-            f"DATASET.TEMPLATE is {template!r}: expected one {{}} for the class name, 'a photo of a {{}}.'"
-        )
+    check_template("DATASET.TEMPLATE", template)
     return template
+
+
+def check_template(key: str, template: str) -> None:
+    """Raise a ValueError unless ``template`` has one ``{}`` for the class name; ``key`` names it."""
+    if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
+        raise ValueError(f"{key} is {template!r}: expected one {{}} for the class name, 'a photo of a {{}}.'")
 
 
 def clip_templates() -> list[str]:
@@ -369,5 +372,9 @@ def class_text(classname: str) -> str:
 
 def prompts_for(dataset_name: str, classnames: Sequence[str], own: str = "") -> list[str]:
     """Return the prompt of each class, in the order of ``classnames``, from :func:`template_for`."""
-    template = template_for(dataset_name, own)
+    return filled(template_for(dataset_name, own), classnames)
+
+
+def filled(template: str, classnames: Sequence[str]) -> list[str]:
+    """Return the prompt of each class, in the order of ``classnames``."""
     return [template.format(class_text(name)) for name in classnames]

@@ -35,7 +35,10 @@ SHARED_KEYS: dict[str, dict[str, Any]] = {
         "CACHE_TEST": True,  # decoded test images stay on disk, in anprompt/test_images/ of the user's cache folder
     },
     "MODEL.BACKBONE": {"PATH": ""},  # weights file; empty: the usual places for MODEL.BACKBONE.NAME
-    "TRAIN": {"CUDA_GRAPH": False},  # replay each step's kernels as one CUDA graph; without effect on a CPU
+    "TRAIN": {
+        "CUDA_GRAPH": False,  # replay each step's kernels as one CUDA graph; without effect on a CPU
+        "ACCUMULATE": 1,  # batches whose gradients make one update; an epoch's last update may have fewer
+    },
     "TEST": {"TARGET_SETTINGS": False},  # let a test use other settings than its training, which the result then says
 }
 

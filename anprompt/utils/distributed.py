@@ -204,8 +204,8 @@ class _Objective(nn.Module):
         super().__init__()
         self.learner, self.loss_terms = learner, loss_terms
 
-    def forward(self, images: Tensor, labels: Tensor) -> Any:
-        return self.loss_terms(images, labels)
+    def forward(self, batch: dict[str, Tensor]) -> Any:
+        return self.loss_terms(batch)
 
 
 def averaged(loss_terms: Callable[..., Any], learner: nn.Module) -> Callable[..., Any]:

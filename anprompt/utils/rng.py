@@ -1,13 +1,15 @@
-"""The global random generators of Python, NumPy and PyTorch: kept as plain data, and continued from there."""
+"""Random generators, the global ones and a run's own: kept as plain data, and continued from there."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def rng_state() -> dict[str, Any]:
@@ -32,3 +34,40 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class NamedGenerators:
+    """A run's own generators on the CPU, one per purpose: what one draws, neither the others nor the global ones see.
+
+    Args:
+        seed: each generator's start follows from it and the name; negative: from nothing that can be repeated.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self._made: dict[str, torch.Generator] = {}
+        self._states: dict[str, Tensor] = {}  # of generators that nobody has asked for yet
+
+    def __getitem__(self, name: str) -> torch.Generator:
+        """The generator of that name, always the same object."""
+        if name not in self._made:
+            generator = self._made[name] = torch.Generator()
+            if name in self._states:
+                generator.set_state(self._states.pop(name))
+            elif self.seed < 0:
+                generator.seed()
+            else:
+                digest = hashlib.sha256(f"{name}, seed {self.seed}".encode()).digest()
+                generator.manual_seed(int.from_bytes(digest[:7], "big"))
+        return self._made[name]
+
+    def state(self) -> dict[str, Tensor]:
+        """Plain data, by name."""
+        return self._states | {name: generator.get_state() for name, generator in self._made.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue where :meth:`state` saw them."""
+        self._states = dict(state)
+        for name, generator in self._made.items():
+            if name in self._states:
+                generator.set_state(self._states.pop(name))

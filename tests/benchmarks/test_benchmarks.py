@@ -66,7 +66,7 @@ def test_textbook_step_has_our_loss_and_all_our_gradients(variants, batch):
 
 def test_textbook_loss_and_test_logits_are_ours(variants, batch):
     ours, textbook = variants
-    terms, logits = ours.loss_terms(batch["img"], batch["label"])
+    terms, logits = ours.loss_terms(ours.parse_batch_train(batch))
     loss, class_logits = textbook.loss(batch["img"], batch["label"])
     assert torch.allclose(sum(terms.values()), loss, rtol=0, atol=1e-9)
     assert torch.allclose(logits, class_logits, rtol=0, atol=1e-9)

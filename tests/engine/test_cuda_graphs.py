@@ -130,8 +130,8 @@ def test_a_step_that_changes_from_batch_to_batch_is_found_out(make_cfg):
     def graph(trainer):
         terms = trainer.loss_terms
 
-        def fickle(images, labels):
-            found, logits = terms(images, labels)
+        def fickle(batch):
+            found, logits = terms(batch)
             return {**found, "ce": (1 + trainer.batch_idx) * found["ce"]}, logits
 
         trainer.loss_terms = fickle
@@ -150,9 +150,9 @@ def linear():
 
 
 def step_of(module):
-    def step(images, labels):
+    def step(batch):
         module.zero_grad()
-        loss = nn.functional.cross_entropy(module(images), labels)
+        loss = nn.functional.cross_entropy(module(batch["images"]), batch["labels"])
         loss.backward()
         return loss.detach()[None]
 
@@ -161,27 +161,28 @@ def step_of(module):
 
 def batch(size, seed):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(size, 3, generator=generator), torch.randint(2, (size,), generator=generator)
+    images = torch.randn(size, 3, generator=generator)
+    return {"images": images, "labels": torch.randint(2, (size,), generator=generator)}
 
 
 def test_a_batch_of_another_size_runs_eagerly_in_between(linear):
     step = step_of(linear)
     graph = GraphedStep(step, linear.parameters(), Recorder(linear.parameters()))
     for size, seed in ((4, 1), (4, 2), (3, 3), (4, 4), (4, 5)):
-        numbers = graph(*batch(size, seed))
+        numbers = graph(batch(size, seed))
         gradients = [entry.grad.clone() for entry in linear.parameters()]
-        assert torch.equal(numbers, step(*batch(size, seed)))
+        assert torch.equal(numbers, step(batch(size, seed)))
         assert all(torch.equal(a, b.grad) for a, b in zip(gradients, linear.parameters(), strict=True))
     assert graph.record.replayed == 3
 
 
 def test_numbers_of_a_step_survive_the_next_replay(linear):
     graph = GraphedStep(step_of(linear), linear.parameters(), Recorder(linear.parameters()))
-    graph(*batch(4, 1))
-    graph(*batch(4, 2))
-    third = graph(*batch(4, 3))
+    graph(batch(4, 1))
+    graph(batch(4, 2))
+    third = graph(batch(4, 3))
     kept = third.clone()
-    graph(*batch(4, 4))
+    graph(batch(4, 4))
     assert torch.equal(third, kept)
 
 
@@ -190,35 +191,35 @@ def test_gradients_that_overflow_at_first_only_delay_it(linear):
     step = step_of(linear)
     seen = []
 
-    def overflowing(images, labels):
-        numbers = step(images, labels)
+    def overflowing(batch):
+        numbers = step(batch)
         seen.append(len(seen))
         if len(seen) in (1, 4):  # before the recording, and where it is to be compared
             linear.weight.grad.fill_(float("inf"))
         return numbers
 
     graph = GraphedStep(overflowing, linear.parameters(), Recorder(linear.parameters()))
-    graph(*batch(4, 1))
+    graph(batch(4, 1))
     assert graph.replay is None
-    graph(*batch(4, 2))  # steps 2 and 3: eager, and recorded
-    graph(*batch(4, 3))
+    graph(batch(4, 2))  # steps 2 and 3: eager, and recorded
+    graph(batch(4, 3))
     assert graph.replay is not None and not graph.compared
-    graph(*batch(4, 4))
+    graph(batch(4, 4))
     assert graph.compared and not graph.obstacle
 
 
 def test_a_learnable_without_gradient_must_stay_without(linear):
     step = step_of(linear)
 
-    def forgetful(images, labels):
-        numbers = step(images, labels)
+    def forgetful(batch):
+        numbers = step(batch)
         if graph.replay is not None:
             linear.bias.grad = None
         return numbers
 
     graph = GraphedStep(forgetful, linear.parameters(), Recorder(linear.parameters()))
-    graph(*batch(4, 1))
-    graph(*batch(4, 2))
+    graph(batch(4, 1))
+    graph(batch(4, 2))
     assert graph.obstacle == "a replay gives gradients to other learnables than the eager step"
 
 
@@ -258,8 +259,8 @@ def test_after_a_refused_recording_training_goes_on(make_cfg, caplog):
     trainer = start(make_cfg(*ON_A_GPU, "TRAIN.CUDA_GRAPH", "True"))
     terms, stream = trainer.loss_terms, torch.cuda.current_stream()
 
-    def waiting(images, labels):
-        found, logits = terms(images, labels)
+    def waiting(batch):
+        found, logits = terms(batch)
         assert found["ce"].item() > 0
         return found, logits
 

@@ -54,7 +54,7 @@ def noise(rows, seed):
 def build(kind, options):
     """A trainer on the small CLIP, with what ``before_train`` would have prepared."""
     trainer = bare_trainer(kind, small_clip(), *options)
-    trainer.weak_noise = trainer.frozen_text = noise(len(NAMES), 3)
+    trainer.weak_noise = trainer.frozen_text = trainer.hand_written = noise(len(NAMES), 3)
     if kind is ANPrompt and trainer.settings.noise_source == "cluster":
         trainer.model.learner.noise_prompts.copy_(0.3 * noise(5, 4))
     return trainer
@@ -63,7 +63,7 @@ def build(kind, options):
 def batch(size):
     generator = torch.Generator().manual_seed(size)
     images = torch.randn(size, 3, 32, 32, dtype=torch.float64, generator=generator)
-    return images, torch.randint(len(NAMES), (size,), generator=generator)
+    return {"images": images, "labels": torch.randint(len(NAMES), (size,), generator=generator)}
 
 
 @contextmanager
@@ -80,14 +80,13 @@ def steps(kind, options):
     trainer, results = build(kind, options), {}
     objective = distributed.averaged(trainer.loss_terms, trainer.model.learner)
     for size in BATCHES:
-        images, labels = batch(size)
         trainer.model.learner.zero_grad()
         with encoded_rows(trainer) as rows:
-            terms, logits = objective(images, labels)
+            terms, logits = objective(batch(size))
         sum(terms.values()).backward()
         gradients = {name: parameter.grad.clone() for name, parameter in trainer.model.learner.named_parameters()}
         with torch.no_grad():
-            heads = trainer.head_logits(images)
+            heads = trainer.model.head_logits(batch(size)["images"])
         numbers = {"terms": terms, "gradients": gradients, "heads": heads, "logits": {"": logits}}
         flat = {f"{part} {name}": tensor.detach() for part, group in numbers.items() for name, tensor in group.items()}
         results[size] = {"numbers": flat, "rows": rows}
@@ -99,13 +98,13 @@ def contexts_per_process():
     trainer, counts = build(CoCoOp, ()), []
     encode = trainer.model.encode_chunk
     trainer.model.encode_chunk = lambda contexts: (counts.append(len(contexts)), encode(contexts))[1]
-    trainer.model(batch(BATCHES[0])[0])
+    trainer.model(batch(BATCHES[0])["images"])
     return sum(counts)
 
 
 def zero_shot():
     trainer = build(ZeroshotCLIP, ())
-    return {size: trainer.head_logits(batch(size)[0])["class"] for size in BATCHES}
+    return {size: trainer.model.head_logits(batch(size)["images"])["class"] for size in BATCHES}
 
 
 def everything():

@@ -1,10 +1,11 @@
 """Context prompts: which rows stay open, and that the words around them are the tokenizer's."""
 
+from functools import partial
+
 import open_clip
 import pytest
 import torch
 
-from anprompt.clip.backbone import Backbone
 from anprompt.prompts.context import (
     ContextCLIP,
     ContextLearner,
@@ -13,14 +14,16 @@ from anprompt.prompts.context import (
     context_prompts,
     start_context,
 )
+from tests.conftest import backbone_around
 
 NAMES = ["dog", "a_very small grey bird", "cat"]
+TEMPLATE = "a photo of a {}."
 DOG, STOP = 1929, 269
 
 
 @pytest.fixture(scope="session")
 def backbone(clip):
-    return Backbone(clip, "small", "", 32, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    return backbone_around(clip)
 
 
 def read_back(backbone, prompts, count):
@@ -118,7 +121,8 @@ def test_too_few_words_are_refused():
 
 def test_text_is_encoded_once_inside_fixed_text_and_forgotten_after(backbone, images, monkeypatch):
     learner = ContextLearner(start_context(backbone, "", 2).double())
-    model = ContextCLIP(backbone.model, learner, context_prompts(backbone, NAMES, 2))
+    model = ContextCLIP(backbone, learner, partial(context_prompts, count=2))
+    model.set_classes(NAMES, TEMPLATE)
     calls, compute = [], model.compute_text
     monkeypatch.setattr(model, "compute_text", lambda: (calls.append(1), compute())[1])
     with torch.no_grad():
@@ -133,9 +137,9 @@ def test_text_is_encoded_once_inside_fixed_text_and_forgotten_after(backbone, im
 
 
 def test_an_error_inside_fixed_text_does_not_leave_old_features_behind(backbone):
-    model = ContextCLIP(
-        backbone.model, ContextLearner(start_context(backbone, "", 2).double()), context_prompts(backbone, NAMES, 2)
-    )
+    learner = ContextLearner(start_context(backbone, "", 2).double())
+    model = ContextCLIP(backbone, learner, partial(context_prompts, count=2))
+    model.set_classes(NAMES, TEMPLATE)
     with pytest.raises(KeyError), model.fixed_text():
         raise KeyError
     assert model.cached_text is None

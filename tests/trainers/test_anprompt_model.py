@@ -9,7 +9,7 @@ import torch
 from anprompt.clip.encoders import Tokens, text_features, vision_rows, vision_trunk
 from anprompt.prompts.deep_tokens import DeepTokenCLIP
 from anprompt.prompts.losses import head_cross_entropy, similarity_loss, weak_alignment_loss
-from tests.conftest import small_clip
+from tests.conftest import backbone_around, small_clip
 from tests.helpers.oracle import Oracle, anprompt_objective, mmrl_objective
 from trainers.anprompt import PER_DATASET, ANPrompt, Settings, SharedAligner, TokenLearner
 
@@ -40,9 +40,13 @@ def doubled(settings, clip, seed=0):
     return learner
 
 
+def around(clip, learner, settings):
+    return DeepTokenCLIP(backbone_around(clip), learner, settings.layers, settings.alpha, settings.beta)
+
+
 def prompted(settings, clip, ids, seed=0):
-    model = DeepTokenCLIP(clip, doubled(settings, clip, seed), settings.layers, settings.beta)
-    model.set_classes(ids)
+    model = around(clip, doubled(settings, clip, seed), settings)
+    model.set_prompts(ids)
     return model
 
 
@@ -54,7 +58,7 @@ def weak_noise(classes=5):
 def loss_terms(model, settings, images, labels):
     """The trainer's own code on this model, without a trainer around it."""
     trainer = SimpleNamespace(model=model, settings=settings, weak_noise=weak_noise())
-    return ANPrompt.loss_terms(trainer, images, labels)
+    return ANPrompt.loss_terms(trainer, {"images": images, "labels": labels})
 
 
 def objective(model, settings, images, labels):
@@ -185,7 +189,7 @@ def test_class_order_permutes_rows(clip, prompts):
     model = prompted(PAPER, clip, prompts)
     text = model.encode_text()
     order = [3, 0, 4, 2, 1]
-    model.set_classes(prompts[order])
+    model.set_prompts(prompts[order])
     assert torch.allclose(model.encode_text(), text[order], rtol=0, atol=1e-12)
 
 
@@ -203,9 +207,10 @@ def test_tokens_sit_in_the_last_layers_of_a_deeper_vision_tower(prompts, images)
     """As in ViT-L/14: 12 text layers, 24 vision layers."""
     clip = small_clip(depth=2, vision_depth=4)
     oracle = Oracle(clip, text_heads=4, vision_heads=3, quick=True)
-    model = DeepTokenCLIP(clip, doubled(replace(PAPER, layers=(2,)), clip), (2,), beta=1.0)
+    settings = replace(PAPER, layers=(2,), beta=1.0)
+    model = around(clip, doubled(settings, clip), settings)
     assert model.vision_layers == (4,)
-    model.set_classes(prompts)
+    model.set_prompts(prompts)
     class_row, _ = oracle.image(images, {4: model.learner.vision_tokens()[0]})
     expected = torch.nn.functional.normalize(class_row @ clip.visual.proj, dim=-1)
     assert torch.allclose(model.encode_image(images).class_token, expected, rtol=0, atol=1e-9)

@@ -504,14 +504,14 @@ def test_text_features_are_never_stale(make_cfg):
     images = trainer.test_loader[0]["img"]
     trainer.test(split="test")
     with torch.no_grad(), trainer.evaluation():
-        first = trainer.head_logits(images)["class"]
+        first = trainer.model.head_logits(images)["class"]
     trainer.epoch = 0
     trainer.run_epoch()
     trainer.test(split="test")
     with torch.no_grad(), trainer.evaluation():
-        cached = trainer.head_logits(images)["class"]
+        cached = trainer.model.head_logits(images)["class"]
     with torch.no_grad():
-        fresh = trainer.head_logits(images)["class"]
+        fresh = trainer.model.head_logits(images)["class"]
     trainer.close_writer()
     assert not torch.allclose(first, cached)
     assert torch.equal(cached, fresh)
@@ -521,7 +521,7 @@ def test_heads(make_cfg):
     trainer = fewer_test_images(start(make_cfg()))
     images = trainer.test_loader[0]["img"][:4]
     with torch.no_grad():
-        heads = trainer.head_logits(images)
+        heads = trainer.model.head_logits(images)
         assert torch.equal(trainer.model_inference(images), heads["fused"])
     assert torch.allclose(heads["fused"], 0.7 * heads["class"] + 0.3 * heads["prototype"])
 
@@ -626,9 +626,9 @@ def test_precisions_differ_by_rounding_only(make_cfg):
     def first_loss(precision):
         trainer = start(make_cfg("TRAINER.ANPROMPT.PREC", precision, output=precision))
         trainer.build_noise(redraw=True)
-        batch = {"img": torch.stack([trainer.dm.test_loader.dataset[i]["img"] for i in range(4)])}
+        images = torch.stack([trainer.dm.test_loader.dataset[i]["img"] for i in range(4)])
         with torch.no_grad(), trainer.autocast():
-            terms, _ = trainer.loss_terms(batch["img"], torch.tensor([0, 1, 2, 3]))
+            terms, _ = trainer.loss_terms({"images": images, "labels": torch.tensor([0, 1, 2, 3])})
         return sum(terms.values()).item()
 
     full, half, bfloat = (first_loss(precision) for precision in ("fp32", "amp", "bf16"))
@@ -649,11 +649,8 @@ def test_extras_switched_off_on_the_command_line_leave_mmrl(make_cfg):
     assert trainer.noise_index is None and trainer.weak_noise is None
     kinds = {name.split(".")[0] for name in trainer.model.learner.state_dict()}
     assert kinds == {"tokens", "text_aligner", "vision_aligner", "prototype_proj"}
-    assert set(trainer.loss_terms(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1]))[0]) == {
-        "ce",
-        "sim_image",
-        "sim_text",
-    }
+    batch = {"images": torch.zeros(2, 3, 64, 64), "labels": torch.tensor([0, 1])}
+    assert set(trainer.loss_terms(batch)[0]) == {"ce", "sim_image", "sim_text"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

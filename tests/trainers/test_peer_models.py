@@ -1,14 +1,16 @@
 """The peers' models and objectives against ``peer_oracle.py``: values and every gradient, in double precision."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 import open_clip
 import pytest
 import torch
 
 import trainers
-from anprompt.clip.backbone import Backbone
 from dassl.config import get_cfg_default
+from dassl.engine import TrainerBase
+from tests.conftest import backbone_around
 from tests.helpers import peer_oracle
 from tests.helpers.oracle import mmrl_objective
 from trainers import cocoop
@@ -16,7 +18,7 @@ from trainers.cocoop import CoCoOp
 from trainers.coop import CoOp
 from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
-from trainers.mmrl import MMRL
+from trainers.mmrl import MMRL, reg_weight
 from trainers.promptsrc import PromptSRC
 from trainers.zsclip import ZeroshotCLIP, ZeroshotCLIP2
 
@@ -43,10 +45,6 @@ def ids(template):
     return TOKENIZER([template.replace("{}", plain(name)) for name in NAMES])
 
 
-def backbone_around(clip):
-    return Backbone(clip, "small", "", 32, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-
-
 def bare_trainer(kind, clip, *options, dataset="OxfordPets", seed=0, names=NAMES):
     """The trainer's own methods around its own model, off its start, so that no gradient vanishes by construction."""
     trainer = kind.__new__(kind)  # no data, no files
@@ -55,15 +53,40 @@ def bare_trainer(kind, clip, *options, dataset="OxfordPets", seed=0, names=NAMES
     node = f"TRAINER.{kind.__name__.upper()}"
     pairs = [(f"{node}.{key}", value) for key, value in zip(options[::2], options[1::2], strict=True)]
     trainer.cfg.merge_from_list([*sum(pairs, ()), "DATASET.NAME", dataset, "TRAINER.NAME", kind.__name__])
-    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names))
     trainer.device, trainer.backbone = torch.device("cpu"), backbone_around(clip)
     torch.manual_seed(seed)
-    trainer.model = trainer.build_prompted_model(trainer.backbone)
-    trainer.model.learner.double()
+    trainer.model = fresh_model(trainer, names)
+    if kind is KgCoOp:
+        trainer.hand_written = trainer.encode_hand_written()
     with torch.no_grad():
         for parameter in trainer.model.learner.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return trainer
+
+
+def trainer_on(clip, kind, *options, accumulate=1):
+    """A trainer in double precision, ready for steps, with its own optimiser and schedule; no data, no files."""
+    trainer = kind.__new__(kind)
+    TrainerBase.__init__(trainer)
+    trainer.cfg = bare_trainer(kind, clip, *options).cfg
+    size = ("INPUT.SIZE", (32, 32), "INPUT.PIXEL_MEAN", list(open_clip.OPENAI_DATASET_MEAN))
+    norm = ("INPUT.PIXEL_STD", list(open_clip.OPENAI_DATASET_STD), "INPUT.TRANSFORMS", ("normalize",))
+    precision = (f"TRAINER.{kind.__name__.upper()}.PREC", "fp32")
+    trainer.cfg.merge_from_list([*size, *norm, *precision, "TRAIN.ACCUMULATE", accumulate, "OPTIM.NAME", "sgd"])
+    trainer.device, trainer.epoch = torch.device("cpu"), 0
+    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=NAMES))
+    torch.manual_seed(0)
+    with mock.patch("anprompt.engine.trainer.load_clip_once", return_value=backbone_around(clip)):
+        trainer.build_model()
+    trainer.model.learner.double()
+    return trainer
+
+
+def fresh_model(trainer, names=NAMES):
+    """The method's own model, without a data set."""
+    model = trainer.model_for(trainer.cfg, trainer.backbone, names)
+    model.learner.double()
+    return model
 
 
 def leaves(trainer):
@@ -72,7 +95,7 @@ def leaves(trainer):
 
 def assert_equal_with_gradients(trainer, images, leaf, slow):
     """``slow`` is the oracle's (loss, logits) of ``leaf``, all of whose gradients must exist."""
-    terms, logits = trainer.loss_terms(images, LABELS)
+    terms, logits = trainer.loss_terms({"images": images, "labels": LABELS})
     loss = sum(terms.values())
     assert torch.allclose(logits, slow[1], rtol=0, atol=1e-9)
     assert torch.allclose(trainer.model(images), slow[1], rtol=0, atol=1e-9)
@@ -110,7 +133,8 @@ def test_kgcoop(clip, oracle, images):
 
 
 def test_kgcoop_pulls_eight_times_by_default(clip, images):
-    terms = [bare_trainer(KgCoOp, clip, *options).loss_terms(images, LABELS)[0] for options in ((), ("W", 1.0))]
+    batch = {"images": images, "labels": LABELS}
+    terms = [bare_trainer(KgCoOp, clip, *options).loss_terms(batch)[0] for options in ((), ("W", 1.0))]
     assert torch.allclose(terms[0]["kg"], 8 * terms[1]["kg"], rtol=1e-12)
 
 
@@ -219,7 +243,7 @@ def mmrl_logits(oracle, leaf, prompts, images):
 def test_heads_of_mmrl(clip, oracle, images):
     trainer = bare_trainer(MMRL, clip, "REP_LAYERS", [3, 4])
     expected = mmrl_logits(oracle, leaves(trainer), ids("a photo of a {}, a type of pet."), images)
-    heads = trainer.head_logits(images)
+    heads = trainer.model.head_logits(images)
     assert torch.allclose(heads["class"], expected[0], rtol=0, atol=1e-9)
     assert torch.allclose(heads["prototype"], expected[1], rtol=0, atol=1e-9)
     assert torch.allclose(heads["fused"], 0.7 * expected[0] + 0.3 * expected[1], rtol=0, atol=1e-9)
@@ -227,9 +251,9 @@ def test_heads_of_mmrl(clip, oracle, images):
 
 def test_mmrl_takes_the_authors_values_of_the_dataset(clip):
     trainer = bare_trainer(MMRL, clip, "REP_LAYERS", [3, 4], dataset="EuroSAT")
-    assert (trainer.reg_weight, trainer.rep_dim) == (0.01, 2048)
+    assert (reg_weight(trainer.cfg), trainer.model.learner.tokens.shape[1]) == (0.01, 2048)
     trainer = bare_trainer(MMRL, clip, "REP_LAYERS", [3, 4], dataset="StanfordCars")
-    assert (trainer.reg_weight, trainer.rep_dim) == (7.0, 512)
+    assert (reg_weight(trainer.cfg), trainer.model.learner.tokens.shape[1]) == (7.0, 512)
 
 
 SEVEN = [
@@ -269,14 +293,13 @@ def zero_shot_logits(clip, images):
 def test_context_from_words_starts_as_zero_shot_clip(clip, images, kind, words):
     trainer = bare_trainer(kind, clip, "CTX_INIT", words)
     with torch.no_grad():
-        trainer.model.learner.load_state_dict(trainer.build_prompted_model(trainer.backbone).learner.state_dict())
+        trainer.model.learner.load_state_dict(fresh_model(trainer).learner.state_dict())
     assert torch.allclose(trainer.model(images), zero_shot_logits(clip, images), rtol=0, atol=1e-9)
 
 
 def test_cocoop_with_a_silent_meta_net_is_zero_shot_clip(clip, images):
     trainer = bare_trainer(CoCoOp, clip)
-    trainer.model = trainer.build_prompted_model(trainer.backbone)
-    trainer.model.learner.double()
+    trainer.model = fresh_model(trainer)
     for parameter in trainer.model.learner.meta_net.linear2.parameters():
         torch.nn.init.zeros_(parameter)
     assert torch.allclose(trainer.model(images), zero_shot_logits(clip, images), rtol=0, atol=1e-9)
@@ -286,7 +309,7 @@ def test_cocoop_with_a_silent_meta_net_is_zero_shot_clip(clip, images):
 def test_context_starts_from_the_embeddings_of_the_words(clip, kind):
     deep = {MaPLe: ("PROMPT_DEPTH", 2), PromptSRC: ("PROMPT_DEPTH_TEXT", 2, "PROMPT_DEPTH_VISION", 2)}
     trainer = bare_trainer(kind, clip, "CTX_INIT", "a photo of a", *deep.get(kind, ()))
-    start = trainer.build_prompted_model(trainer.backbone).learner.ctx
+    start = trainer.model_for(trainer.cfg, trainer.backbone, NAMES).learner.ctx
     words = TOKENIZER.encode("a photo of a")[: 2 if kind is MaPLe else 4]
     assert torch.equal(start, clip.token_embedding.weight[torch.tensor(words)])
     assert start.data_ptr() != clip.token_embedding.weight.data_ptr()

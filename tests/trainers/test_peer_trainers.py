@@ -2,7 +2,6 @@
 
 import copy
 import json
-from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -130,8 +129,9 @@ def test_precisions_differ_by_rounding_only(peer_cfg, name):
         trainer = start(peer_cfg(name, f"TRAINER.{name.upper()}.PREC", precision, output=precision))
         trainer.before_train()
         trainer.close_writer()
+        batch = {"images": some_images(trainer), "labels": torch.tensor([0, 1, 2, 3])}
         with torch.no_grad(), trainer.autocast():
-            return sum(trainer.loss_terms(some_images(trainer), torch.tensor([0, 1, 2, 3]))[0].values()).item()
+            return sum(trainer.loss_terms(batch)[0].values()).item()
 
     full, half, bfloat = (first_loss(precision) for precision in ("fp32", "amp", "bf16"))
     assert full != half != bfloat != full
@@ -500,10 +500,9 @@ def test_configs_at_vit_b16_size_have_the_published_number_of_learnables(vit_b16
     kind = TRAINER_REGISTRY.get(name)
     trainer = kind.__new__(kind)
     trainer.cfg, trainer.device, trainer.backbone = cfg, torch.device("cpu"), vit_b16
-    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=["dog"]))
     trainer.check_cfg(cfg)
     trainer.check_images()
-    learner = trainer.build_prompted_model(vit_b16).learner
+    learner = trainer.model_for(cfg, vit_b16, ["dog"]).learner
     assert sum(parameter.numel() for parameter in learner.parameters()) == PUBLISHED[name][config]
 
 
