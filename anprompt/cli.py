@@ -6,20 +6,23 @@ import sys
 from collections.abc import Sequence
 
 from anprompt import commands
-from anprompt.utils.drop_in import import_all
+from anprompt.utils.drop_in import import_all, import_one
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Parser of one command, or of all. What the others import takes longer than many a command does."""
     parser = argparse.ArgumentParser(prog="python -m anprompt", description="Tools beside train.py.")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in import_all(commands.__name__, commands.__path__):
+    one = import_one(commands.__name__, commands.__path__, command) if command else None
+    for module in [one] if one else import_all(commands.__name__, commands.__path__):
         module.add_parser(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: its own, 2 after a mistake of the user, 130 after Ctrl-C."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = build_parser(words[0] if words else None).parse_args(words)
     try:
         status = args.run(args)
         sys.stdout.flush()

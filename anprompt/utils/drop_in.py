@@ -17,6 +17,18 @@ def import_all(package: str, paths: Iterable[str]) -> list[ModuleType]:
     return [_import(package, folder, name) for folder in paths for _, name, _ in pkgutil.iter_modules([folder])]
 
 
+def import_one(package: str, paths: Iterable[str], name: str) -> ModuleType | None:
+    """Import the module of that name; None where there is none.
+
+    Raises:
+        ImportError: as :func:`import_all`.
+    """
+    for folder in paths:
+        if any(module.name == name for module in pkgutil.iter_modules([folder])):
+            return _import(package, folder, name)
+    return None
+
+
 def _import(package: str, folder: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(f"{package}.{name}")
