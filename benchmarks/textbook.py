@@ -5,7 +5,7 @@ attention kernels of PyTorch behind ``nn.MultiheadAttention``. What is different
 77 text positions, every text layer for every class in every step, sequences first and batch second, the causal mask
 built on the CPU in each text layer that has tokens, a second frozen CLIP for the frozen image features, loss and
 accuracy fetched from the device after each step, and the classes encoded again for every test batch. As there, the
-frozen text features are computed once, and no gradient is computed below the first layer with tokens. """
+frozen text features are computed once, and no gradient is computed below the first layer with tokens."""
 
 from __future__ import annotations
 

@@ -22,14 +22,13 @@ def work(script: Script, call: Call) -> int:
     Raises:
         ValueError: a run has left no results to report.
     """
-    train_py = [*launcher(call), str(call.repository / "train.py")]
     if call.dry:
         for words in script.calls:
-            print(*train_py, *words, sep="\t", end="\t\n")
+            print(*train_py(call), *words, sep="\t", end="\t\n")
         return 0
     environment = {**os.environ, **script.environment}
     for words in script.calls:
-        if status := run([*train_py, *words], environment):
+        if status := run([*train_py(call), *words], environment):
             return status
     for folders in script.reports:
         if not (folders[0] / RESULTS).is_file():
@@ -40,12 +39,11 @@ def work(script: Script, call: Call) -> int:
     return 0
 
 
-def launcher(call: Call) -> list[str]:
-    """What stands before ``train.py``."""
+def train_py(call: Call) -> list[str]:
+    """How a process with ``train.py`` is started."""
     processes = call.variable("NPROC") or "1"
-    if processes == "1":
-        return [call.python]
-    return [call.python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+    shared = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+    return [call.python, *(shared if processes != "1" else []), str(call.repository / "train.py")]
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -62,7 +60,7 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         if process:
             process.send_signal(number)
 
-    with on_end_signals(pass_on):
+    with on_signals(("SIGTERM", "SIGHUP"), pass_on):
         process = subprocess.Popen(command, env=dict(environment))
         if received:  # while it was started
             process.send_signal(received[0])
@@ -88,9 +86,9 @@ def wait_for_interrupted(process: subprocess.Popen) -> int:
 
 
 @contextlib.contextmanager
-def on_end_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Let ``handler`` answer TERM and HUP; a HUP that ``nohup`` has had ignored stays ignored."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no HUP
+def on_signals(names: Sequence[str], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Let ``handler`` answer signals; those that are ignored, as HUP under ``nohup``, stay ignored."""
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no HUP
     before = {number: signal.getsignal(number) for number in numbers}
     taken = [number for number in numbers if before[number] is not signal.SIG_IGN]
     for number in taken:
@@ -100,3 +98,19 @@ def on_end_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[
     finally:
         for number in taken:
             signal.signal(number, before[number])
+
+
+@contextlib.contextmanager
+def interrupted_once() -> Iterator[None]:
+    """INT, TERM and HUP raise KeyboardInterrupt here, the first of them only: nothing keeps its answer from being given
+    to the end.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    with on_signals(("SIGINT", "SIGTERM", "SIGHUP"), interrupt):
+        yield

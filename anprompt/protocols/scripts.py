@@ -29,7 +29,6 @@ from anprompt.runs.run_folder import RESULTS
 SHOTS = ("1", "2", "4", "8", "16")  # of the few-shot protocol
 THEN = "--then"  # between two runs of one call of train.py
 PROTOCOL = "ANPROMPT_PROTOCOL"  # tells train.py what results.json says: base2new, few_shot, source or target
-READ = ("DATA", "OUTPUT", "CFG", "SHOTS", "SOURCE", "THEN_NEW", "PYTHON", "NPROC", "DRY_RUN", "OMP_NUM_THREADS")
 END_OF_TRAINING = ("Finish training", "Finished training")  # Dassl since 0.6.1, before 0.6.1
 
 
@@ -147,9 +146,7 @@ class Call:
             *more,
         ]
 
-    def script(
-        self, protocol: str, dataset: str, calls: list[list[str]], reports: list[list[Path]]
-    ) -> Script:
+    def script(self, protocol: str, dataset: str, calls: list[list[str]], reports: list[list[Path]]) -> Script:
         environment = {PROTOCOL: protocol}
         if dataset == "shapes" and not self.variable("OMP_NUM_THREADS"):
             # The tiny CLIP gains nothing from threads, and on a busy machine loses much by them.
@@ -236,9 +233,10 @@ def xd_train(call: Call) -> Script:
 def xd_test(call: Call) -> Script:
     """Second half: test the model of xd_train on other data. SOURCE names what it was trained on."""
     usage = "xd_test.sh DATASET SEED [KEY VALUE ...]"
-    if not call.words:
+    dataset, source = call.dataset(""), call.variable("SOURCE") or "imagenet"
+    if not dataset:
         raise ValueError(f"which dataset? Usage: {usage}")
-    dataset, seed, source = call.words[0], call.seed(usage), call.variable("SOURCE") or "imagenet"
+    seed = call.seed(usage)
     stem = call.stem("cross_dataset", source)  # the model decides, not the data
     model = find_model(source_folder(call, source, seed), call.dry)
     folder = call.output / "evaluation" / call.trainer / f"{stem}_{call.shots}shots" / dataset / f"seed{seed}"

@@ -83,7 +83,9 @@ def settings_for(trainer: Path, protocol: str, dataset: str) -> list[str]:
     file = next((folder / f"{name}.yaml" for name in names if (folder / f"{name}.yaml").is_file()), None)
     if file is None:
         return []
-    return [word for key, value in leaves(read(file)) for word in (key, value if isinstance(value, str) else repr(value))]
+    return [
+        word for key, value in leaves(read(file)) for word in (key, value if isinstance(value, str) else repr(value))
+    ]
 
 
 def read(file: Path) -> dict[str, Any]:
