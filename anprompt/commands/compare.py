@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from anprompt.protocols.plan import Request
 
 EPILOG = """\
-Every trainer with a YAML file for the data takes part: tiny.yaml on shapes, any other file elsewhere. There is one run at
-a time, so that times compare. Finished runs are skipped, a failed one does not stop the others.
+Every trainer with a YAML file for the data takes part: tiny.yaml on shapes, any other file elsewhere. Runs follow one
+another, so that times compare. Finished ones are skipped, a failed one does not stop the others.
 
 Environment:
   TRAINERS   only these, as in TRAINERS="CoOp MMRL"

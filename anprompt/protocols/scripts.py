@@ -18,6 +18,7 @@ Read from the environment, where an empty value counts as none:
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,12 +88,15 @@ class Call:
         """The user's, after dataset and seed."""
         return self.words[2:]
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         """Of the trainer's YAML files."""
-        return self.repository / "configs" / "trainers" / self.trainer
+        return self.repository / f"configs/trainers/{self.trainer}"
 
-    @property
+    def dataset_file(self, dataset: str) -> Path:
+        return self.repository / f"configs/datasets/{dataset}.yaml"
+
+    @functools.cached_property
     def output(self) -> Path:
         return Path(self.variable("OUTPUT") or self.repository / "output")
 
@@ -126,7 +130,7 @@ class Call:
             return self.variable("DATA")
         if dataset == "shapes":
             return str(self.repository / "data")
-        if (self.repository / "configs" / "datasets" / f"{dataset}.yaml").is_file():
+        if self.dataset_file(dataset).is_file():
             raise ValueError(
                 "DATA is not set: give the folder that holds the datasets, as in "
                 f"DATA=/path/to/datasets {self.typed} {dataset}"
@@ -139,7 +143,7 @@ class Call:
             *("--root", self.data(dataset)),
             *("--seed", seed),
             *("--trainer", self.trainer),
-            *("--dataset-config-file", str(self.repository / "configs" / "datasets" / f"{dataset}.yaml")),
+            *("--dataset-config-file", str(self.dataset_file(dataset))),
             *("--config-file", str(self.folder / f"{stem}.yaml")),
             *("--output-dir", str(directory)),
             "--skip-finished",
@@ -187,7 +191,7 @@ def on_new_classes(call: Call, dataset: str, seed: str, model: list[str]) -> tup
 
 def base2new_folder(call: Call, half: str, dataset: str, seed: str) -> Path:
     stem = call.stem("base2new", dataset)
-    return call.output / "base2new" / half / dataset / f"shots_{call.shots}" / call.trainer / stem / f"seed{seed}"
+    return call.output / f"base2new/{half}/{dataset}/shots_{call.shots}/{call.trainer}/{stem}/seed{seed}"
 
 
 def zeroshot(call: Call) -> Script:
@@ -195,7 +199,7 @@ def zeroshot(call: Call) -> Script:
     dataset = call.dataset()
     stem, calls, folders = call.stem("zero_shot", dataset), [], []
     for half in ("base", "new"):
-        folder = call.output / "base2new" / f"test_{half}" / dataset / call.trainer / stem / "seed1"
+        folder = call.output / f"base2new/test_{half}/{dataset}/{call.trainer}/{stem}/seed1"
         more = ["--eval-only", "DATASET.SUBSAMPLE_CLASSES", half, *call.words[1:]]
         calls.append(call.run(dataset, "1", folder, stem, more))
         folders.append(folder)
@@ -211,7 +215,7 @@ def few_shot(call: Call) -> Script:
     calls, folders = [], []
     for shots in call.variable("SHOTS").split() or SHOTS:
         stem = call.stem("few_shot", dataset, shots)
-        folder = call.output / "few_shot" / dataset / f"shots_{shots}" / call.trainer / stem / f"seed{seed}"
+        folder = call.output / f"few_shot/{dataset}/shots_{shots}/{call.trainer}/{stem}/seed{seed}"
         more = ["DATASET.NUM_SHOTS", shots, *call.settings("few_shot", dataset), *call.pairs]
         calls.append(call.run(dataset, seed, folder, stem, more))
         folders.append(folder)
@@ -239,14 +243,14 @@ def xd_test(call: Call) -> Script:
     seed = call.seed(usage)
     stem = call.stem("cross_dataset", source)  # the model decides, not the data
     model = find_model(source_folder(call, source, seed), call.dry)
-    folder = call.output / "evaluation" / call.trainer / f"{stem}_{call.shots}shots" / dataset / f"seed{seed}"
+    folder = call.output / f"evaluation/{call.trainer}/{stem}_{call.shots}shots/{dataset}/seed{seed}"
     return call.script("target", dataset, [call.run(dataset, seed, folder, stem, [*model, *call.pairs])], [[folder]])
 
 
 def source_folder(call: Call, source: str, seed: str) -> Path:
     """Of the training run."""
     stem = call.stem("cross_dataset", source)
-    return call.output / source / call.trainer / f"{stem}_{call.shots}shots" / f"seed{seed}"
+    return call.output / f"{source}/{call.trainer}/{stem}_{call.shots}shots/seed{seed}"
 
 
 # ---------------------------------------------------------------------------------------------- finished trainings

@@ -41,7 +41,7 @@ def stem_for(trainer: Path, protocol: str, dataset: str, shots: str) -> str:
     Raises:
         ValueError: ``files.yaml`` does not say.
     """
-    file = trainer / "protocols" / FILES
+    file = trainer / f"protocols/{FILES}"
     if not file.is_file():
         return only_stem(trainer)
     table = read(file)
@@ -78,9 +78,9 @@ def settings_for(trainer: Path, protocol: str, dataset: str) -> list[str]:
     Raises:
         ValueError: the file holds no settings.
     """
-    folder = trainer / "protocols"
     names = [f"{protocol}{IMAGENET}"] * (dataset == "imagenet") + [protocol]
-    file = next((folder / f"{name}.yaml" for name in names if (folder / f"{name}.yaml").is_file()), None)
+    files = (trainer / f"protocols/{name}.yaml" for name in names)
+    file = next((file for file in files if file.is_file()), None)
     if file is None:
         return []
     return [
