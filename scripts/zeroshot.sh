@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # Base and new classes with a trainer that learns nothing.
 # Usage: TRAINER=MyMethod bash scripts/zeroshot.sh [DATASET [KEY VALUE ...]]   default: shapes
-# shellcheck source=scripts/protocols.sh
-source "$(dirname "${BASH_SOURCE[0]}")/protocols.sh"
-zero_shot "$@"
+# shellcheck source=scripts/front.sh
+source "$(dirname "${BASH_SOURCE[0]}")/front.sh" script zeroshot "${TRAINER:-}" "$@"

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,26 +77,19 @@ def run(args: argparse.Namespace) -> int:
 
     jobs = plan(request_of(args))
     if args.dry_run:
-        for job in jobs:
-            print(*(shlex.join(call) for call in job.calls), sep="\n")
-        return 0
-    return work(jobs, build_executor(args, len(jobs)), checkout())
+        return print_calls(jobs)
+    return work(jobs, build_executor(args, len(jobs)))
 
 
-def checkout() -> Path:
-    """The repository: scripts and YAML files are no part of an installed package.
-
-    Raises:
-        FileNotFoundError: this is none.
-    """
-    for folder in (Path(__file__).resolve().parents[2], Path.cwd()):
-        if (folder / "train.py").is_file() and (folder / "scripts" / "protocol.sh").is_file():
-            return folder
-    raise FileNotFoundError("no train.py with scripts/ here: call this from a checkout of the repository")
+def print_calls(jobs: "list[Job]") -> int:
+    for job in jobs:
+        print(*(shlex.join([*job.train_py, *call]) for call in job.calls), sep="\n")
+    return 0
 
 
 def request_of(args: argparse.Namespace) -> "Request":
     from anprompt.protocols.plan import Request
+    from anprompt.protocols.scripts import checkout
 
     repository = checkout()
     if args.jobs is not None and args.jobs < 1:
@@ -138,45 +130,51 @@ def build_executor(args: argparse.Namespace, jobs: int) -> "Executor":
     return ClusterExecutor(args.jobs or jobs, folder, dict(pair.split("=", 1) for pair in args.slurm))
 
 
-def work(jobs: "list[Job]", executor: "Executor", repository: Path) -> int:
-    """Run the jobs and say what came of them; the exit status."""
+def work(jobs: "list[Job]", executor: "Executor", cost: bool = False) -> int:
+    """Run the jobs and say what came of them; the exit status.
+
+    Args:
+        cost: the table has parameters, time and memory, too.
+    """
     from anprompt.protocols.finished import FinishedCheck
+    from anprompt.protocols.processes import interrupted_once
     from anprompt.protocols.scheduling import Schedule
     from anprompt.protocols.screen import Screen
+    from anprompt.protocols.scripts import checkout
 
     screen = Screen(sys.stdout)
-    schedule = screen.schedule = Schedule(jobs, executor, FinishedCheck(repository), screen.event)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    schedule = screen.schedule = Schedule(jobs, executor, FinishedCheck(checkout()), screen.event)
     try:
-        schedule.run(screen.redraw)
+        with interrupted_once():
+            schedule.run(screen.redraw)
     except KeyboardInterrupt:
-        screen.erase()
+        screen.close()
         print("interrupted: the same command goes on", file=sys.stderr)
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    screen.erase()
-    return summary(schedule)
+    screen.close()
+    return summary(schedule, cost)
 
 
-def summary(schedule: "Schedule") -> int:
+def summary(schedule: "Schedule", cost: bool) -> int:
     """The table of the jobs that succeeded, then what failed; the exit status."""
     from anprompt.protocols.scheduling import failures
 
+    failed = bool(schedule.of("failed", "not run"))
     try:
-        print_table([folder for one in schedule.of("done", "skipped") for folder in one.job.folders()])
+        print_table([folder for one in schedule.of("done", "skipped") for folder in one.job.folders()], cost)
     except (ValueError, OSError) as error:  # what failed is to be said in any case
         print(f"error: no table: {error}", file=sys.stderr)
+        failed = True
     for failure in failures(schedule):
         print(f"\nfailed: {'; '.join(failure.names)} ({failure.log})", file=sys.stderr)
         print(*(f"    {line}" for line in failure.lines), sep="\n", file=sys.stderr)
     not_run = [one.job.name for one in schedule.of("not run")]
     if not_run:
         print(f"\nnot run, for want of the training: {'; '.join(not_run)}", file=sys.stderr)
-    return int(bool(schedule.of("failed", "not run")))
+    return int(failed)
 
 
-def print_table(folders: list[Path]) -> None:
+def print_table(folders: list[Path], cost: bool) -> None:
     """Of the runs in these folders."""
     from anprompt.commands.table import warn
     from anprompt.runs.read_results import find_results
@@ -186,4 +184,4 @@ def print_table(folders: list[Path]) -> None:
 
     if folders:
         print()
-        print(render(build_tables(find_results(folders, warn), Options(warn)), "md"))
+        print(render(build_tables(find_results(folders, warn), Options(warn, cost=cost)), "md"))

@@ -116,7 +116,7 @@ class LocalExecutor:
         environment = environ(job.environment)
         if self.slots > 1:
             environment.setdefault("OMP_NUM_THREADS", str(self.threads))
-        if self.gpus:
+        if self.gpus and not job.environment.get("NPROC"):  # runs that processes share take several
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         return LocalProcess(launch(job.command, environment, log_path(job)))
 

@@ -1,15 +1,15 @@
-"""Which runs a protocol consists of. What a run is (YAML file, settings, folders) the scripts decide, and are asked."""
+"""Which runs a protocol consists of. What a run is (YAML file, settings, folders) scripts.py says."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anprompt.protocols.processes import train_py
+from anprompt.protocols.scripts import SHOTS, THEN, Call, plan_script
 from anprompt.utils.suggest import require_known
 
 ALL = "all"
@@ -18,10 +18,8 @@ ELEVEN = (
     "dtd", "eurosat", "ucf101",
 )  # fmt: skip
 VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
-SHOTS = (1, 2, 4, 8, 16)  # of the few-shot protocol
 PROTOCOLS = ("base2new", "few_shot", "cross_dataset", "domain_generalisation")
-THEN = "--then"  # between two runs of one call of train.py
-READ_BY_SCRIPTS = ("CFG", "DRY_RUN", "NPROC", "SHOTS", "SOURCE", "THEN_NEW")  # from the environment
+STEERING = ("CFG", "DRY_RUN", "NPROC", "SHOTS", "SOURCE", "THEN_NEW")  # variables that the request decides
 
 
 @dataclass(frozen=True)
@@ -33,30 +31,40 @@ class Request:
     trainers: Sequence[str]
     seeds: Sequence[int]
     repository: Path
-    root: Path | None  # of the datasets; None: the scripts' default, which only shapes has
+    root: Path | None  # of the datasets; None: the default, which only shapes has
     output: Path
-    cfg: str | None = None  # of the trainers; None: the scripts' choice
+    cfg: str | None = None  # of the trainers; None: the protocol's choice
     shots: Sequence[int] = ()  # empty: the protocol's
     source: str = "imagenet"
     overrides: Sequence[str] = ()
+    processes: str = ""  # that share each run; empty: one
 
     def environment(self, **more: str) -> dict[str, str]:
         """Variables for a script, beside those of the caller."""
-        values = {"OUTPUT": str(self.output), "CFG": self.cfg or "", **more}
+        values = {"OUTPUT": str(self.output), "CFG": self.cfg or "", "NPROC": self.processes, **more}
         return values | ({"DATA": str(self.root)} if self.root else {})
 
 
 @dataclass(eq=False)
 class Job:
-    """One process: a script with its arguments."""
+    """One process: a script with its arguments.
+
+    Attributes:
+        command: the process.
+        environment: its variables, beside those of :func:`environ`.
+        needs: job to be finished before.
+        calls: of ``train.py`` that it makes, as arguments.
+        train_py: what stands before the arguments.
+    """
 
     trainer: str
     dataset: str
     detail: str
     command: list[str]
     environment: dict[str, str]
-    needs: Job | None = None  # to be finished before
-    calls: list[list[str]] = field(default_factory=list)  # of train.py, as words
+    needs: Job | None = None
+    calls: list[list[str]] = field(default_factory=list)
+    train_py: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -64,7 +72,7 @@ class Job:
 
     def runs(self) -> Iterator[list[str]]:
         """Arguments of every run of train.py."""
-        for _, _, *words in self.calls:
+        for words in self.calls:
             while THEN in words:
                 end = words.index(THEN)
                 yield words[:end]
@@ -78,7 +86,7 @@ class Job:
 
 def environ(more: Mapping[str, str]) -> dict[str, str]:
     """The caller's environment, without what would steer a script behind the runner's back, and ``more``."""
-    kept = {key: value for key, value in os.environ.items() if key not in READ_BY_SCRIPTS}
+    kept = {key: value for key, value in os.environ.items() if key not in STEERING}
     return {"PYTHON": sys.executable, **kept, **more}
 
 
@@ -142,61 +150,103 @@ def plan(request: Request) -> list[Job]:
     if request.root is None and {*datasets, request.source if needs_source(request) else "shapes"} != {"shapes"}:
         raise ValueError("which folder holds the datasets? Give --root DIR, or set DATA")
     make = {"base2new": base2new, "few_shot": few_shot}.get(request.protocol, transfer)
-    jobs = [job for trainer in trainers for seed in request.seeds for job in make(request, trainer, seed, datasets)]
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(ask_script, jobs))
-    return jobs
+    planner = Planner(request)
+    return [job for trainer in trainers for seed in request.seeds for job in make(planner, trainer, seed, datasets)]
 
 
 def needs_source(request: Request) -> bool:
     return request.protocol in ("cross_dataset", "domain_generalisation")
 
 
-def script(request: Request, trainer: str, name: str, *arguments: object) -> list[str]:
-    """Command of a protocol's script for a trainer."""
-    path = request.repository / "scripts" / "protocol.sh"
-    return ["bash", str(path), trainer, name, *map(str, arguments), *request.overrides]
+class Planner:
+    """Makes the jobs of a request.
+
+    Attributes:
+        environment: of a script, but for what belongs to a job.
+    """
+
+    def __init__(self, request: Request):
+        self.request = request
+        self.environment = environ(request.environment(DRY_RUN="1"))
+
+    def job(
+        self,
+        name: str,
+        trainer: str,
+        words: Sequence[object],
+        detail: str,
+        variables: Mapping[str, str],
+        needs: Job | None = None,
+    ) -> Job:
+        """A job that runs the script ``name``.
+
+        Args:
+            words: the script's arguments; the first is the dataset.
+            variables: of this job.
+        """
+        repository = self.request.repository
+        arguments = [str(word) for word in words]
+        call = Call(
+            repository,
+            trainer,
+            arguments,
+            {**self.environment, **variables},
+            f"python -m anprompt script {name} {trainer}",
+        )
+        made = Job(
+            trainer=trainer,
+            dataset=arguments[0],
+            detail=detail,
+            command=[sys.executable, str(repository / "anprompt"), "script", name, trainer, *arguments],
+            environment=self.request.environment(**variables),
+            needs=needs,
+            train_py=train_py(call),
+        )
+        try:
+            made.calls = plan_script(name, call).calls
+        except ValueError as error:
+            raise ValueError(f"{made.name}: {error}") from error
+        return made
 
 
-def base2new(request: Request, trainer: str, seed: int, datasets: Sequence[str]) -> Iterator[Job]:
+def base2new(planner: Planner, trainer: str, seed: int, datasets: Sequence[str]) -> Iterator[Job]:
     """Base and new classes of one seed share a process. Without learning no seed matters: the first stands for all."""
-    environment = request.environment(THEN_NEW="1", **one_number_of(request.shots))
+    request = planner.request
+    variables = {"THEN_NEW": "1", **one_number_of(request.shots)}
     if not is_zero_shot(trainer):
         for data in datasets:
-            command = script(request, trainer, "base2new_train", data, seed)
-            yield Job(trainer, data, f"seed {seed}", command, environment)
+            words = [data, seed, *request.overrides]
+            yield planner.job("base2new_train", trainer, words, f"seed {seed}", variables)
     elif seed == request.seeds[0]:
         for data in datasets:
-            yield Job(trainer, data, "", script(request, trainer, "zeroshot", data), environment)
+            yield planner.job("zeroshot", trainer, [data, *without_optim(request.overrides)], "", variables)
 
 
-def few_shot(request: Request, trainer: str, seed: int, datasets: Sequence[str]) -> Iterator[Job]:
+def without_optim(overrides: Sequence[str]) -> list[str]:
+    """Nothing is optimised: other ``OPTIM`` keys would only make another config of the same run."""
+    pairs = zip(overrides[::2], overrides[1::2], strict=True)
+    return [word for pair in pairs if not pair[0].startswith("OPTIM.") for word in pair]
+
+
+def few_shot(planner: Planner, trainer: str, seed: int, datasets: Sequence[str]) -> Iterator[Job]:
+    request = planner.request
     for data in datasets:
-        for shots in request.shots or SHOTS:
-            detail = f"seed {seed}, {shots} shot{'s' * (shots != 1)}"
-            command = script(request, trainer, "few_shot", data, seed)
-            yield Job(trainer, data, detail, command, request.environment(SHOTS=str(shots)))
+        for shots in map(str, request.shots or SHOTS):
+            detail = f"seed {seed}, {shots} shot{'s' * (shots != '1')}"
+            yield planner.job("few_shot", trainer, [data, seed, *request.overrides], detail, {"SHOTS": shots})
 
 
-def transfer(request: Request, trainer: str, seed: int, datasets: Sequence[str]) -> Iterator[Job]:
+def transfer(planner: Planner, trainer: str, seed: int, datasets: Sequence[str]) -> Iterator[Job]:
     """Cross-dataset transfer and domain generalisation: one training on the source, a test on each of the data."""
-    environment = request.environment(SOURCE=request.source, **one_number_of(request.shots))
-    command = script(request, trainer, "xd_train", request.source, seed)
-    training = Job(trainer, request.source, f"seed {seed}, training", command, environment)
+    request = planner.request
+    variables = {"SOURCE": request.source, **one_number_of(request.shots)}
+    words = [request.source, seed, *request.overrides]
+    training = planner.job("xd_train", trainer, words, f"seed {seed}, training", variables)
     yield training
     for data in datasets:
-        command = script(request, trainer, "xd_test", data, seed)
-        yield Job(trainer, data, f"seed {seed}, test", command, environment, needs=training)
+        words = [data, seed, *request.overrides]
+        yield planner.job("xd_test", trainer, words, f"seed {seed}, test", variables, training)
 
 
 def one_number_of(shots: Sequence[int]) -> dict[str, str]:
     return {"SHOTS": str(shots[0])} if shots else {}
-
-
-def ask_script(job: Job) -> None:
-    """Have the script tell the calls of train.py that it would make."""
-    environment = environ(job.environment | {"DRY_RUN": "1"})
-    done = subprocess.run(job.command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"{job.name}: {done.stderr.strip().removeprefix('error: ')}")
-    job.calls = [line.split("\t")[:-1] for line in done.stdout.splitlines()]

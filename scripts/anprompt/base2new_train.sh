@@ -1,8 +1,5 @@
 #!/usr/bin/env bash
 # Base-to-new generalisation, first half: train on the base classes and test on them. For shapes, the new ones are next.
 # Usage: bash scripts/anprompt/base2new_train.sh [DATASET [SEED [KEY VALUE ...]]]   default: shapes 1
-TRAINER=ANPrompt stem=vit_b16
-protocol_imagenet=(DATALOADER.TRAIN_X.BATCH_SIZE 32 OPTIM.MAX_EPOCH 5)
-# shellcheck source=scripts/protocols.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../protocols.sh"
-base2new_train "$@"
+# shellcheck source=scripts/front.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../front.sh" script base2new_train ANPrompt "$@"

@@ -1,7 +1,5 @@
 #!/usr/bin/env bash
 # Base-to-new generalisation, second half: test the model of base2new_train.sh on the new classes.
 # Usage: bash scripts/cocoop/base2new_test.sh [DATASET [SEED [KEY VALUE ...]]]   default: shapes 1
-TRAINER=CoCoOp stem=vit_b16_c4_ep10_batch1_ctxv1
-# shellcheck source=scripts/protocols.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../protocols.sh"
-base2new_test "$@"
+# shellcheck source=scripts/front.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../front.sh" script base2new_test CoCoOp "$@"

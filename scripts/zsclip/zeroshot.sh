@@ -1,7 +1,5 @@
 #!/usr/bin/env bash
 # Base and new classes with a trainer that learns nothing.
 # Usage: bash scripts/zsclip/zeroshot.sh [DATASET [KEY VALUE ...]]   default: shapes
-TRAINER=ZeroshotCLIP stem=vit_b16
-# shellcheck source=scripts/protocols.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../protocols.sh"
-zero_shot "$@"
+# shellcheck source=scripts/front.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../front.sh" script zeroshot ZeroshotCLIP "$@"

@@ -1,14 +1,17 @@
-"""The bash scripts with a stand-in for Python, which notes how it was called."""
+"""The bash scripts with a stand-in for Python, which notes how train.py and the others were called."""
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 
 from tests.helpers import REPOSITORY
 
 # Notes its arguments, and leaves behind what a finished run leaves. FAIL: words of the calls that fail. FOREIGN: trains
-# like a trainer that does not write results.json.
+# like a trainer that does not write results.json. The scripts themselves are in Python, which is real.
 STAND_IN = """#!/usr/bin/env bash
+if [[ "$1" == */anprompt ]]; then exec "$REAL_PYTHON" "$@"; fi
 printf '%s\\n' "$*" >>"$CALLS"
 if [[ -n "${FAIL:-}" && "$*" == *"$FAIL"* ]]; then
     echo "error: it broke" >&2
@@ -29,6 +32,17 @@ READ_BY_SCRIPTS = (
 )  # fmt: skip
 
 
+def make_checkout(folder):
+    """A checkout with the scripts, the library and the YAML files of the datasets; trainers are for the test to add."""
+    shutil.copytree(REPOSITORY / "scripts", folder / "scripts", dirs_exist_ok=True)
+    shutil.copytree(REPOSITORY / "configs" / "datasets", folder / "configs" / "datasets", dirs_exist_ok=True)
+    (folder / "configs" / "trainers").mkdir(exist_ok=True)
+    (folder / "train.py").touch()
+    if not (folder / "anprompt").exists():
+        (folder / "anprompt").symlink_to(REPOSITORY / "anprompt")
+    return folder
+
+
 def caller(tmp_path):
     """``call(SCRIPT, ...)`` runs ``scripts/SCRIPT``: the process, and the lines of arguments that the stand-in got."""
     stand_in, calls = tmp_path / "python", tmp_path / "calls"
@@ -38,9 +52,10 @@ def caller(tmp_path):
     def run(script, *arguments, repo=REPOSITORY, **environment):
         calls.write_text("")
         kept = {key: value for key, value in os.environ.items() if key not in READ_BY_SCRIPTS}
+        own = {"PYTHON": str(stand_in), "CALLS": str(calls), "REAL_PYTHON": sys.executable, "OUTPUT": f"{tmp_path}/out"}
         done = subprocess.run(
             ["bash", str(repo / "scripts" / script), *arguments],
-            env=kept | {"PYTHON": str(stand_in), "CALLS": str(calls), "OUTPUT": str(tmp_path / "out")} | environment,
+            env=kept | own | environment,
             cwd=tmp_path,  # the scripts find the repository from their own path
             capture_output=True,
             text=True,

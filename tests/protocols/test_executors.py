@@ -20,7 +20,7 @@ def job(tmp_path):
     """``job(NAME, COMMAND)``: a job that runs a line of bash."""
 
     def job(name, command, needs=None):
-        call = ["python", "train.py", "--output-dir", str(tmp_path / name / "seed1")]
+        call = ["--output-dir", str(tmp_path / name / "seed1")]
         return Job("T", name, "seed 1", ["bash", "-c", command], {"OUTPUT": str(tmp_path)}, needs, [call])
 
     return job

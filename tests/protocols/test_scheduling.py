@@ -43,7 +43,7 @@ class Pretended:
 
 
 def job(name, needs=None, out="/out"):
-    call = ["python", "train.py", "--output-dir", f"{out}/{name}/seed1"]
+    call = ["--output-dir", f"{out}/{name}/seed1"]
     return Job("T", name, "seed 1", ["true"], {"OUTPUT": out}, needs, [call])
 
 

@@ -1,20 +1,16 @@
 """scripts/compare.sh with a stand-in for Python: who takes part, in which order, and what happens after a failure."""
 
 import re
-import shutil
 
 import pytest
 
-from tests.helpers import REPOSITORY
-from tests.helpers.stand_in import value_after
+from tests.helpers.stand_in import make_checkout, value_after
 
 
 @pytest.fixture
 def repo(tmp_path):
     """A checkout with the scripts and four trainers, of which one has no scripts and one no file for Shapes."""
-    copy = tmp_path / "checkout"
-    shutil.copytree(REPOSITORY / "scripts", copy / "scripts")
-    shutil.copytree(REPOSITORY / "configs" / "datasets", copy / "configs" / "datasets")
+    copy = make_checkout(tmp_path / "checkout")
     files = ("CoOp/tiny", "CoOp/vit_b16_ep50_ctxv1", "Mine/tiny", "Mine/mine", "Later/vit_b16", "ZeroshotCLIP/tiny")
     for file in files:
         path = copy / "configs" / "trainers" / f"{file}.yaml"

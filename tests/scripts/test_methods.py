@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.helpers import REPOSITORY
-from tests.helpers.stand_in import overrides, value_after
+from tests.helpers.stand_in import make_checkout, overrides, value_after
 
 PROTOCOLS = ("base2new_train", "base2new_test", "few_shot", "xd_train", "xd_test")
 METHODS = {
@@ -129,9 +129,7 @@ def repo(tmp_path):
     """A checkout with the scripts and one more method: ``repo("a", "b")`` gives it the files a.yaml and b.yaml."""
 
     def make(*stems):
-        copy = tmp_path / "checkout"
-        shutil.copytree(REPOSITORY / "scripts", copy / "scripts", dirs_exist_ok=True)
-        shutil.copytree(REPOSITORY / "configs" / "datasets", copy / "configs" / "datasets", dirs_exist_ok=True)
+        copy = make_checkout(tmp_path / "checkout")
         folder = copy / "configs" / "trainers" / "MyMethod"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -1,0 +1,334 @@
+"""What each script of ``scripts/`` runs: arguments of ``train.py``, output folders, what it reports at its end.
+
+Nothing here starts a process: :mod:`anprompt.protocols.processes` does, for the scripts; the runner plans with it.
+
+Read from the environment, where an empty value counts as none:
+
+    DATA      folder that holds the datasets (default for shapes: data/ in the repository)
+    OUTPUT    root of all results (default: output/ in the repository)
+    CFG       stem of the trainer's YAML file (default: trainer_files.py's choice; for shapes: tiny)
+    SHOTS     training images per class (default: 16; few_shot takes several)
+    SOURCE    data that the model of xd_test was trained on (default: imagenet)
+    THEN_NEW  base2new_train tests the new classes next, in the same process, as it always does on shapes
+    PYTHON    interpreter (default: the one that is running)
+    NPROC     processes that share every run, each with a GPU of its own (default: 1)
+    DRY_RUN   print the calls of train.py instead: one line each, every argument followed by a tab
+    OMP_NUM_THREADS   PyTorch's; on shapes 1 by default
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anprompt.protocols.trainer_files import settings_for, stem_for
+from anprompt.runs.run_folder import RESULTS
+
+SHOTS = ("1", "2", "4", "8", "16")  # of the few-shot protocol
+THEN = "--then"  # between two runs of one call of train.py
+PROTOCOL = "ANPROMPT_PROTOCOL"  # tells train.py what results.json says: base2new, few_shot, source or target
+END_OF_TRAINING = ("Finish training", "Finished training")  # Dassl since 0.6.1, before 0.6.1
+
+
+@dataclass
+class Script:
+    """What a script runs.
+
+    Attributes:
+        protocol: as ``results.json`` names it.
+        calls: arguments of ``train.py``, one list per process.
+        reports: folders of one run, or of a base and a new one, whose results end the script; one list per report.
+        environment: variables of all its processes, beside those of the caller.
+    """
+
+    protocol: str
+    calls: list[list[str]]
+    reports: list[list[Path]]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a script was called.
+
+    Args:
+        repository: the checkout.
+        environment: variables, see above.
+        words: the arguments: dataset, seed (not of zeroshot), ``KEY VALUE`` pairs.
+        typed: what the user typed before them, for error messages.
+    """
+
+    repository: Path
+    trainer: str
+    words: Sequence[str]
+    environment: Mapping[str, str]
+    typed: str
+
+    def variable(self, name: str) -> str:
+        return self.environment.get(name, "")
+
+    def word(self, position: int, default: str) -> str:
+        return (self.words[position] if position < len(self.words) else "") or default
+
+    def dataset(self, default: str = "shapes") -> str:
+        return self.word(0, default)
+
+    def seed(self, usage: str) -> str:
+        """Catches a forgotten seed before a config key is taken for one."""
+        seed = self.word(1, "1")
+        if not (seed.isascii() and seed.isdigit()):
+            raise ValueError(f"the seed must be a number, got {seed!r}. Usage: {usage}")
+        return seed
+
+    @property
+    def pairs(self) -> Sequence[str]:
+        """The user's, after dataset and seed."""
+        return self.words[2:]
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Of the trainer's YAML files."""
+        return self.repository / f"configs/trainers/{self.trainer}"
+
+    def dataset_file(self, dataset: str) -> Path:
+        return self.repository / f"configs/datasets/{dataset}.yaml"
+
+    @functools.cached_property
+    def output(self) -> Path:
+        return Path(self.variable("OUTPUT") or self.repository / "output")
+
+    @property
+    def shots(self) -> str:
+        return self.variable("SHOTS") or "16"
+
+    @property
+    def python(self) -> str:
+        return self.variable("PYTHON") or sys.executable
+
+    @property
+    def dry(self) -> bool:
+        return bool(self.variable("DRY_RUN"))
+
+    def stem(self, protocol: str, dataset: str, shots: str = "") -> str:
+        """Of the trainer's YAML file."""
+        if self.variable("CFG"):
+            return self.variable("CFG")
+        if dataset == "shapes":
+            return "tiny"
+        return stem_for(self.folder, protocol, dataset, shots or self.shots)
+
+    def settings(self, protocol: str, dataset: str) -> list[str]:
+        """``KEY VALUE`` words that training by this protocol needs beside the YAML file."""
+        return settings_for(self.folder, protocol, dataset)
+
+    def data(self, dataset: str) -> str:
+        """Folder of the datasets. Empty where the dataset is unknown: ``train.py`` names the nearest ones."""
+        if self.variable("DATA"):
+            return self.variable("DATA")
+        if dataset == "shapes":
+            return str(self.repository / "data")
+        if self.dataset_file(dataset).is_file():
+            raise ValueError(
+                "DATA is not set: give the folder that holds the datasets, as in "
+                f"DATA=/path/to/datasets {self.typed} {dataset}"
+            )
+        return ""
+
+    def run(self, dataset: str, seed: str, directory: Path, stem: str, more: Iterable[str]) -> list[str]:
+        """Arguments of one run of ``train.py``. What has finished is skipped, the interrupted resumes."""
+        return [
+            *("--root", self.data(dataset)),
+            *("--seed", seed),
+            *("--trainer", self.trainer),
+            *("--dataset-config-file", str(self.dataset_file(dataset))),
+            *("--config-file", str(self.folder / f"{stem}.yaml")),
+            *("--output-dir", str(directory)),
+            "--skip-finished",
+            *more,
+        ]
+
+    def script(self, protocol: str, dataset: str, calls: list[list[str]], reports: list[list[Path]]) -> Script:
+        environment = {PROTOCOL: protocol}
+        if dataset == "shapes" and not self.variable("OMP_NUM_THREADS"):
+            # The tiny CLIP gains nothing from threads, and on a busy machine loses much by them.
+            environment["OMP_NUM_THREADS"] = "1"
+        return Script(protocol, calls, reports, environment)
+
+
+# ---------------------------------------------------------------------------------------------- base to new
+
+
+def base2new_train(call: Call) -> Script:
+    """First half: train on the base classes and test on them. On shapes, or with THEN_NEW, the new ones are next."""
+    dataset, seed = call.dataset(), call.seed("base2new_train.sh DATASET SEED [KEY VALUE ...]")
+    trained, stem = base2new_folder(call, "train_base", dataset, seed), call.stem("base2new", dataset)
+    subset = ("DATASET.NUM_SHOTS", call.shots, "DATASET.SUBSAMPLE_CLASSES", "base")
+    words = call.run(dataset, seed, trained, stem, [*subset, *call.settings("base2new", dataset), *call.pairs])
+    if dataset != "shapes" and not call.variable("THEN_NEW"):
+        return call.script("base2new", dataset, [words], [[trained]])
+    model = ["--eval-only", "--model-dir", str(trained)]  # the best or the last: which, is known then
+    tested, new_words = on_new_classes(call, dataset, seed, model)
+    return call.script("base2new", dataset, [[*words, THEN, *new_words]], [[trained, tested]])
+
+
+def base2new_test(call: Call) -> Script:
+    """Second half: test the model of base2new_train on the new classes, with the pairs of the training run."""
+    dataset, seed = call.dataset(), call.seed("base2new_test.sh DATASET SEED [KEY VALUE ...]")
+    trained = base2new_folder(call, "train_base", dataset, seed)
+    tested, words = on_new_classes(call, dataset, seed, find_model(trained, call.dry))
+    return call.script("base2new", dataset, [words], [[trained, tested]])
+
+
+def on_new_classes(call: Call, dataset: str, seed: str, model: list[str]) -> tuple[Path, list[str]]:
+    """Output folder and arguments of the run that tests a model on the new classes."""
+    tested = base2new_folder(call, "test_new", dataset, seed)
+    subset = ("DATASET.NUM_SHOTS", call.shots, "DATASET.SUBSAMPLE_CLASSES", "new")
+    return tested, call.run(dataset, seed, tested, call.stem("base2new", dataset), [*model, *subset, *call.pairs])
+
+
+def base2new_folder(call: Call, half: str, dataset: str, seed: str) -> Path:
+    stem = call.stem("base2new", dataset)
+    return call.output / f"base2new/{half}/{dataset}/shots_{call.shots}/{call.trainer}/{stem}/seed{seed}"
+
+
+def zeroshot(call: Call) -> Script:
+    """Base and new classes with a trainer that learns nothing. No seed matters."""
+    dataset = call.dataset()
+    stem, calls, folders = call.stem("zero_shot", dataset), [], []
+    for half in ("base", "new"):
+        folder = call.output / f"base2new/test_{half}/{dataset}/{call.trainer}/{stem}/seed1"
+        more = ["--eval-only", "DATASET.SUBSAMPLE_CLASSES", half, *call.words[1:]]
+        calls.append(call.run(dataset, "1", folder, stem, more))
+        folders.append(folder)
+    return call.script("base2new", dataset, calls, [folders])
+
+
+# ---------------------------------------------------------------------------------------------- few-shot
+
+
+def few_shot(call: Call) -> Script:
+    """Train and test on all classes with 1, 2, 4, 8 and 16 images of each, or as SHOTS says."""
+    dataset, seed = call.dataset(), call.seed("few_shot.sh DATASET SEED [KEY VALUE ...]")
+    calls, folders = [], []
+    for shots in call.variable("SHOTS").split() or SHOTS:
+        stem = call.stem("few_shot", dataset, shots)
+        folder = call.output / f"few_shot/{dataset}/shots_{shots}/{call.trainer}/{stem}/seed{seed}"
+        more = ["DATASET.NUM_SHOTS", shots, *call.settings("few_shot", dataset), *call.pairs]
+        calls.append(call.run(dataset, seed, folder, stem, more))
+        folders.append(folder)
+    return call.script("few_shot", dataset, calls, [[folder] for folder in folders])
+
+
+# ---------------------------------------------------------------------------------------------- transfer
+
+
+def xd_train(call: Call) -> Script:
+    """Cross-dataset transfer and domain generalisation, first half: train on all classes of the source."""
+    dataset, seed = call.dataset("imagenet"), call.seed("xd_train.sh SOURCE SEED [KEY VALUE ...]")
+    folder = source_folder(call, dataset, seed)
+    more = ["DATASET.NUM_SHOTS", call.shots, *call.settings("cross_dataset", dataset), *call.pairs]
+    words = call.run(dataset, seed, folder, call.stem("cross_dataset", dataset), more)
+    return call.script("source", dataset, [words], [[folder]])
+
+
+def xd_test(call: Call) -> Script:
+    """Second half: test the model of xd_train on other data. SOURCE names what it was trained on."""
+    usage = "xd_test.sh DATASET SEED [KEY VALUE ...]"
+    dataset, source = call.dataset(""), call.variable("SOURCE") or "imagenet"
+    if not dataset:
+        raise ValueError(f"which dataset? Usage: {usage}")
+    seed = call.seed(usage)
+    stem = call.stem("cross_dataset", source)  # the model decides, not the data
+    model = find_model(source_folder(call, source, seed), call.dry)
+    folder = call.output / f"evaluation/{call.trainer}/{stem}_{call.shots}shots/{dataset}/seed{seed}"
+    return call.script("target", dataset, [call.run(dataset, seed, folder, stem, [*model, *call.pairs])], [[folder]])
+
+
+def source_folder(call: Call, source: str, seed: str) -> Path:
+    """Of the training run."""
+    stem = call.stem("cross_dataset", source)
+    return call.output / f"{source}/{call.trainer}/{stem}_{call.shots}shots/seed{seed}"
+
+
+# ---------------------------------------------------------------------------------------------- finished trainings
+
+
+def find_model(trained: Path, dry: bool) -> list[str]:
+    """Flags that load the model of a finished training run: its best one where TEST.FINAL_MODEL chose one, else the
+    last epoch's.
+
+    Args:
+        trained: the run's folder.
+        dry: nothing runs, so that it may still be going to be trained.
+
+    Raises:
+        ValueError: there is no such run.
+    """
+    flags = ["--eval-only", "--model-dir", str(trained)]
+    if not (trained / RESULTS).is_file():
+        if dry:
+            return flags
+        if has_finished(trained / "log.txt"):
+            raise ValueError(no_results(trained))
+        raise ValueError(f"no finished training run in {trained}: run the training script first")
+    if any(trained.glob("*/model-best.pth.tar")):
+        return flags
+    pointers = sorted(trained.glob("*/checkpoint"))
+    if not pointers:
+        raise ValueError(f"{trained} has a result but no checkpoint: remove the folder and train again")
+    name, _, epoch = pointers[-1].read_text(encoding="utf-8").partition("\n")[0].rpartition("-")
+    if name != "model.pth.tar" or not epoch.isdigit():
+        raise ValueError(f"{pointers[-1]} does not name a checkpoint such as model.pth.tar-10")
+    return [*flags, "--load-epoch", epoch]
+
+
+def has_finished(log: Path) -> bool:
+    if not log.is_file():
+        return False
+    return any(line in END_OF_TRAINING for line in log.read_text(encoding="utf-8", errors="replace").splitlines())
+
+
+def no_results(folder: Path) -> str:
+    return (
+        f"the run in {folder} has finished without a {RESULTS}, which only trainers based on anprompt.engine.trainer "
+        "write: read its log with parse_test_res.py, and test its model with train.py --eval-only "
+        f"--model-dir {folder}"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- by name
+
+SCRIPTS: dict[str, Callable[[Call], Script]] = {
+    script.__name__: script for script in (base2new_train, base2new_test, few_shot, xd_train, xd_test, zeroshot)
+}
+
+
+def plan_script(name: str, call: Call) -> Script:
+    """What a script runs.
+
+    Raises:
+        ValueError: there is none of that name, or it was called with wrong arguments.
+    """
+    if name not in SCRIPTS:
+        raise ValueError(f"unknown script {name!r}: there are {', '.join(SCRIPTS)}")
+    if not call.trainer:
+        raise ValueError(
+            "TRAINER is not set: name one of configs/trainers, as in "
+            f"TRAINER=CoOp {' '.join([call.typed, *call.words])}"
+        )
+    return SCRIPTS[name](call)
+
+
+def checkout() -> Path:
+    """The repository around this file, else in the working directory: YAML files are no part of an installed package.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    for folder in (Path(__file__).absolute().parents[2], Path.cwd()):
+        if (folder / "train.py").is_file() and (folder / "configs" / "trainers").is_dir():
+            return folder
+    raise FileNotFoundError("no train.py with configs/trainers/ here: call this from a checkout of the repository")
