@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import torch
 import torchvision.transforms as T
@@ -13,6 +14,8 @@ from dassl.data.datasets import build_dataset
 from dassl.data.samplers import build_sampler
 from dassl.data.transforms import INTERPOLATION_MODES, build_transform
 from dassl.utils import read_image
+
+FACTS = ("label", "domain", "impath")  # of an item, that its batch has, too
 
 
 class DatasetWrapper(Dataset):
@@ -33,50 +36,41 @@ class DatasetWrapper(Dataset):
     """
 
     def __init__(self, cfg: Any, data_source: Sequence[Any], transform: Any = None, is_train: bool = False) -> None:
-        self.cfg = cfg
-        self.data_source = data_source
-        self.transform = transform
-        self.is_train = is_train
-        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
-        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
-        if self.k_tfm > 1 and transform is None:
-            raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply repeatedly")
-        self.to_tensor = self._plain_transform(cfg)
-
-    @staticmethod
-    def _plain_transform(cfg: Any) -> T.Compose:
-        """What ``img0`` goes through: resized to exactly ``INPUT.SIZE``, no augmentation."""
-        steps = [
-            T.Resize(tuple(cfg.INPUT.SIZE), interpolation=INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]),
-            T.ToTensor(),
-        ]
-        if "normalize" in cfg.INPUT.TRANSFORMS:
-            steps.append(T.Normalize(mean=cfg.INPUT.PIXEL_MEAN, std=cfg.INPUT.PIXEL_STD))
-        return T.Compose(steps)
+        views = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        if views > 1 and transform is None:
+            raise ValueError(f"DATALOADER.K_TRANSFORMS is {views}, but there is no transform to apply repeatedly")
+        self.cfg, self.data_source = cfg, data_source
+        self.is_train, self.transform, self.to_tensor = is_train, transform, plain_transform(cfg.INPUT)
+        self.k_tfm, self.return_img0 = views, cfg.DATALOADER.RETURN_IMG0
 
     def __len__(self) -> int:
         return len(self.data_source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.data_source[index]
-        output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": index}
-        image = read_image(item.impath)
-        if isinstance(self.transform, (list, tuple)):
-            for number, transform in enumerate(self.transform, start=1):
-                output["img" if number == 1 else f"img{number}"] = self._views(transform, image)
-        elif self.transform is not None:
-            output["img"] = self._views(self.transform, image)
-        else:
-            output["img"] = image
-        if self.return_img0:
-            output["img0"] = self.to_tensor(image)
-        return output
+        facts = {name: getattr(item, name) for name in FACTS}
+        return {**facts, "index": index, **self._images(read_image(item.impath))}
 
-    def _views(self, transform: Callable[[Any], Any], image: Any) -> Any:
-        """One result, or a list of ``k_tfm`` results drawn one after the other."""
-        if self.k_tfm == 1:
-            return transform(image)
-        return [transform(image) for _ in range(self.k_tfm)]
+    def _images(self, image: Any) -> dict[str, Any]:
+        """Everything that is made of one image, by its name in the batch, in the order in which it is drawn."""
+        transforms = self.transform if isinstance(self.transform, (list, tuple)) else [self.transform]
+        made = {f"img{number}": self._views(transform, image) for number, transform in enumerate(transforms, start=1)}
+        if self.return_img0:
+            made["img0"] = self.to_tensor(image)
+        return {"img" if name == "img1" else name: value for name, value in made.items()}
+
+    def _views(self, transform: Callable[[Any], Any] | None, image: Any) -> Any:
+        """One result, or a list of ``k_tfm`` drawn one after the other; without a transform the image itself."""
+        if transform is None:
+            return image
+        return transform(image) if self.k_tfm == 1 else [transform(image) for _ in range(self.k_tfm)]
+
+
+def plain_transform(opts: Any) -> T.Compose:
+    """What ``img0`` goes through: resized to exactly ``INPUT.SIZE``, no augmentation."""
+    normalize = [T.Normalize(opts.PIXEL_MEAN, opts.PIXEL_STD)] if "normalize" in opts.TRANSFORMS else []
+    resize = T.Resize(tuple(opts.SIZE), INTERPOLATION_MODES[opts.INTERPOLATION])
+    return T.Compose([resize, T.ToTensor(), *normalize])
 
 
 def build_data_loader(
@@ -98,27 +92,48 @@ def build_data_loader(
     Raises:
         ValueError: there is nothing to load.
     """
-    purpose = "training" if is_train else "evaluation"
     if not data_source:
         raise ValueError(
-            f"No images for the {purpose} loader of dataset {cfg.DATASET.NAME!r}. If they are under DATASET.ROOT "
-            f"({cfg.DATASET.ROOT!r}), a stale cache is the likely cause: delete split_fewshot/ and preprocessed.pkl."
+            f"No images for the {'training' if is_train else 'evaluation'} loader of dataset {cfg.DATASET.NAME!r}. If "
+            f"they are under DATASET.ROOT ({cfg.DATASET.ROOT!r}), a stale cache is the likely cause: delete "
+            "split_fewshot/ and preprocessed.pkl."
         )
+    wrap = dataset_wrapper or DatasetWrapper
     loader = DataLoader(
-        (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train),
-        batch_size=batch_size,
-        sampler=build_sampler(
-            sampler_type, cfg=cfg, data_source=data_source, batch_size=batch_size, n_domain=n_domain, n_ins=n_ins
-        ),
+        wrap(cfg, data_source, transform=tfm, is_train=is_train),
+        batch_size,
+        sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
+        drop_last=is_train and batch_size <= len(data_source),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        drop_last=is_train and len(data_source) >= batch_size,
-        pin_memory=cfg.USE_CUDA and torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
     )
-    if len(loader) == 0:
+    if not len(loader):
         raise ValueError(
             f"{sampler_type} yields no full batch of {batch_size} from {len(data_source)} images: lower BATCH_SIZE"
         )
     return loader
+
+
+# Keys of a node under DATALOADER, and what build_data_loader calls them. TEST has the first two only.
+LOADER_OPTIONS = {"SAMPLER": "sampler_type", "BATCH_SIZE": "batch_size", "N_DOMAIN": "n_domain", "N_INS": "n_ins"}
+
+
+class Split(NamedTuple):
+    """One of the four loaders, and what it is made of."""
+
+    loader: str  # attribute of the manager
+    items: str  # attribute of the dataset
+    options: str  # node under DATALOADER
+    is_train: bool
+    optional: bool  # None where the dataset has no such items
+
+
+SPLITS = (
+    Split("train_loader_x", "train_x", "TRAIN_X", is_train=True, optional=False),
+    Split("train_loader_u", "train_u", "TRAIN_U", is_train=True, optional=True),
+    Split("val_loader", "val", "TEST", is_train=False, optional=True),
+    Split("test_loader", "test", "TEST", is_train=False, optional=False),
+)
 
 
 class DataManager:
@@ -131,88 +146,61 @@ class DataManager:
         dataset_wrapper: replaces :class:`DatasetWrapper`.
     """
 
+    train_loader_x: DataLoader
+    train_loader_u: DataLoader | None
+    val_loader: DataLoader | None
+    test_loader: DataLoader
+
+    num_classes = property(attrgetter("dataset.num_classes"), doc="Of the labelled training items.")
+    lab2cname = property(attrgetter("dataset.lab2cname"), doc="Class name of each label.")
+
     def __init__(
-        self,
-        cfg: Any,
-        custom_tfm_train: Any = None,
-        custom_tfm_test: Any = None,
-        dataset_wrapper: type | None = None,
+        self, cfg: Any, custom_tfm_train: Any = None, custom_tfm_test: Any = None, dataset_wrapper: type | None = None
     ) -> None:
-        dataset = build_dataset(cfg)
-        if custom_tfm_train is None:
-            tfm_train = build_transform(cfg, is_train=True)
-        else:
-            print("* Using custom transform for training")
-            tfm_train = custom_tfm_train
-        if custom_tfm_test is None:
-            tfm_test = build_transform(cfg, is_train=False)
-        else:
-            print("* Using custom transform for testing")
-            tfm_test = custom_tfm_test
-
-        def train_loader(items: Sequence[Any], options: Any) -> DataLoader:
-            return build_data_loader(
-                cfg,
-                sampler_type=options.SAMPLER,
-                data_source=items,
-                batch_size=options.BATCH_SIZE,
-                n_domain=options.N_DOMAIN,
-                n_ins=options.N_INS,
-                tfm=tfm_train,
-                is_train=True,
-                dataset_wrapper=dataset_wrapper,
-            )
-
-        def test_loader(items: Sequence[Any]) -> DataLoader:
-            return build_data_loader(
-                cfg,
-                sampler_type=cfg.DATALOADER.TEST.SAMPLER,
-                data_source=items,
-                batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
-                tfm=tfm_test,
-                is_train=False,
-                dataset_wrapper=dataset_wrapper,
-            )
-
-        options_x = cfg.DATALOADER.TRAIN_X
-        options_u = options_x if cfg.DATALOADER.TRAIN_U.SAME_AS_X else cfg.DATALOADER.TRAIN_U
-        self.dataset = dataset
-        self.train_loader_x = train_loader(dataset.train_x, options_x)
-        self.train_loader_u = train_loader(dataset.train_u, options_u) if dataset.train_u else None
-        self.val_loader = test_loader(dataset.val) if dataset.val else None
-        self.test_loader = test_loader(dataset.test)
-        self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        self.dataset = build_dataset(cfg)
+        self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        transforms = {
+            True: _transform(cfg, custom_tfm_train, is_train=True),
+            False: _transform(cfg, custom_tfm_test, is_train=False),
+        }
+        for split in SPLITS:
+            items, loader = getattr(self.dataset, split.items), None
+            if items or not split.optional:
+                loader = build_data_loader(
+                    cfg,
+                    data_source=items,
+                    tfm=transforms[split.is_train],
+                    is_train=split.is_train,
+                    dataset_wrapper=dataset_wrapper,
+                    **_loader_options(cfg.DATALOADER, split.options),
+                )
+            setattr(self, split.loader, loader)
         if cfg.VERBOSE:
             self.show_dataset_summary(cfg)
 
-    @property
-    def num_classes(self) -> int:
-        return self.dataset.num_classes
-
-    @property
-    def num_source_domains(self) -> int:
-        return self._num_source_domains
-
-    @property
-    def lab2cname(self) -> dict[int, str]:
-        return self.dataset.lab2cname
-
     def show_dataset_summary(self, cfg: Any) -> None:
-        """Print the table of names and counts."""
-        dataset = self.dataset
+        """Print the table of names and counts, without rows of what the dataset does not have."""
+        domains = {"Source": cfg.DATASET.SOURCE_DOMAINS, "Target": cfg.DATASET.TARGET_DOMAINS}
+        counts = {split.items: len(getattr(self.dataset, split.items) or ()) for split in SPLITS}
         rows = [("Dataset", cfg.DATASET.NAME)]
-        if cfg.DATASET.SOURCE_DOMAINS:
-            rows.append(("Source", str(cfg.DATASET.SOURCE_DOMAINS)))
-        if cfg.DATASET.TARGET_DOMAINS:
-            rows.append(("Target", str(cfg.DATASET.TARGET_DOMAINS)))
-        rows.append(("# classes", f"{self.num_classes:,}"))
-        rows.append(("# train_x", f"{len(dataset.train_x):,}"))
-        if dataset.train_u:
-            rows.append(("# train_u", f"{len(dataset.train_u):,}"))
-        if dataset.val:
-            rows.append(("# val", f"{len(dataset.val):,}"))
-        rows.append(("# test", f"{len(dataset.test):,}"))
+        rows += [(name, str(value)) for name, value in domains.items() if value]
+        rows += [("# classes", f"{self.num_classes:,}")]
+        rows += [(f"# {name}", f"{count:,}") for name, count in counts.items() if count]
         print(_plain_table(rows))
+
+
+def _transform(cfg: Any, custom: Any, is_train: bool) -> Any:
+    """The caller's transform, else the config's; one or more printed lines."""
+    if custom is None:
+        return build_transform(cfg, is_train=is_train)
+    print(f"* Using custom transform for {'training' if is_train else 'testing'}")
+    return custom
+
+
+def _loader_options(dataloader: Any, node: str) -> dict[str, Any]:
+    """Arguments of :func:`build_data_loader` from ``DATALOADER.<node>``."""
+    options = dataloader["TRAIN_X" if node == "TRAIN_U" and dataloader.TRAIN_U.SAME_AS_X else node]
+    return {argument: options[key] for key, argument in LOADER_OPTIONS.items() if key in options}
 
 
 def _plain_table(rows: list[tuple[str, str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.data import DataManager
+from dassl.data.data_manager import SPLITS
 from dassl.engine.base import Names, TrainerBase
 from dassl.engine.simple_net import SimpleNet
 from dassl.evaluation import build_evaluator
@@ -39,6 +41,12 @@ def _clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=int(seconds)))
 
 
+FROM_THE_MANAGER = (
+    *(split.loader for split in SPLITS),
+    *("num_classes", "num_source_domains", "lab2cname"),
+)
+
+
 class SimpleTrainer(TrainerBase):
     """Builds everything from the config, saves and resumes, evaluates on classification.
 
@@ -46,48 +54,59 @@ class SimpleTrainer(TrainerBase):
     drawn from the random generators, and what a ``build_model`` can use.
     """
 
-    model: Any  # set by build_model
-    epoch: int
+    model: Any  # set by build_model, as are the next two
+    optim: Any
+    sched: Any
+
+    # until an epoch or an evaluation changes them
+    start_epoch = 0
+    epoch = 0
+    best_result = -math.inf
+
+    dm: DataManager
+    train_loader_x: Any
+    train_loader_u: Any
+    val_loader: Any
+    test_loader: Any
+    num_classes: int
+    num_source_domains: int
+    lab2cname: dict[int, str]
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        self.check_cfg(cfg)
-        self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
-        self.start_epoch = self.epoch = 0
-        self.max_epoch = cfg.OPTIM.MAX_EPOCH
-        self.output_dir = cfg.OUTPUT_DIR
-        self.cfg = cfg
+        self.check_cfg(cfg)  # mistakes in the settings come first, whatever else the config lacks
+        self.cfg, self.output_dir, self.max_epoch = cfg, cfg.OUTPUT_DIR, cfg.OPTIM.MAX_EPOCH
+        on_gpu = cfg.USE_CUDA and torch.cuda.is_available()
+        self.device = torch.device("cuda" if on_gpu else "cpu")
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
-        self.best_result = -float("inf")
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Raise on settings that the method cannot work with."""
 
     def build_data_loader(self) -> None:
-        dm = DataManager(self.cfg)
-        self.train_loader_x = dm.train_loader_x
-        self.train_loader_u = dm.train_loader_u
-        self.val_loader = dm.val_loader
-        self.test_loader = dm.test_loader
-        self.num_classes = dm.num_classes
-        self.num_source_domains = dm.num_source_domains
-        self.lab2cname = dm.lab2cname
-        self.dm = dm
+        """The data manager, and what it has under the trainer's own names."""
+        self.dm = DataManager(self.cfg)
+        for name in FROM_THE_MANAGER:
+            setattr(self, name, getattr(self.dm, name))
 
     def build_model(self) -> None:
         """A registered backbone with a linear classifier."""
-        cfg = self.cfg
-        print("Building model")
-        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
-        if cfg.MODEL.INIT_WEIGHTS:
-            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
-        self.model.to(self.device)
+        self.model = self._backbone_and_classifier().to(self.device)
         print(f"# params: {count_num_param(self.model):,}")
-        self.optim = build_optimizer(self.model, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
-        self.register_model("model", self.model, self.optim, self.sched)
+        self.optim = build_optimizer(self.model, self.cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.register_model(model=self.model, optim=self.optim, sched=self.sched)
+
+    def _backbone_and_classifier(self) -> SimpleNet:
+        """New, or with the weights of ``MODEL.INIT_WEIGHTS``."""
+        print("Building model")
+        settings = self.cfg.MODEL
+        net = SimpleNet(self.cfg, settings, self.num_classes)
+        if settings.INIT_WEIGHTS:
+            load_pretrained_weights(net, settings.INIT_WEIGHTS)
+        return net
 
     # ------------------------------------------------------------------ life cycle
 
@@ -125,7 +144,7 @@ class SimpleTrainer(TrainerBase):
         """Validation result of the best model in the output folder, so that a resumed run does not replace a better."""
         path = os.path.join(self.output_dir, self.get_model_names()[0], BEST)
         result = load_checkpoint(path).get("val_result") if os.path.isfile(path) else None
-        return -float("inf") if result is None else result
+        return -math.inf if result is None else result
 
     def after_epoch(self) -> None:
         finished = self.epoch + 1

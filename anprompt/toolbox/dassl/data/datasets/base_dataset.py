@@ -4,9 +4,34 @@ from __future__ import annotations
 
 import os.path
 import random
+import tarfile
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
+
+from dassl.utils import download_url, mkdir_if_missing
+
+Value = TypeVar("Value")
+
+
+class ReadOnly(Generic[Value]):
+    """An attribute to be read only: what the instance keeps under the same name with an underscore before it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.kept_as = f"_{name}"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> ReadOnly[Value]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> Value: ...
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else getattr(instance, self.kept_as)
+
+    def __set__(self, instance: object, value: Any) -> None:
+        raise AttributeError(f"{type(instance).__name__}.{self.kept_as[1:]} is read-only")
 
 
 class Datum:
@@ -26,32 +51,21 @@ class Datum:
         AssertionError: ``impath`` is not a string or names no existing file.
     """
 
+    impath = ReadOnly[str]()
+    label = ReadOnly[int]()
+    domain = ReadOnly[int]()
+    classname = ReadOnly[str]()
+
     def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = "") -> None:
         # Raised rather than asserted: the check must survive `python -O`.
         if not isinstance(impath, str):
             raise AssertionError(f"Datum expects the image path as str, found {type(impath).__name__}: {impath!r}")
         if not os.path.isfile(impath):
             raise AssertionError(f'No image file at "{impath}": check DATASET.ROOT and that the dataset is complete')
-        self._impath = impath
-        self._label = label
-        self._domain = domain
-        self._classname = classname
+        self._impath, self._label, self._domain, self._classname = impath, label, domain, classname
 
-    @property
-    def impath(self) -> str:
-        return self._impath
 
-    @property
-    def label(self) -> int:
-        return self._label
-
-    @property
-    def domain(self) -> int:
-        return self._domain
-
-    @property
-    def classname(self) -> str:
-        return self._classname
+Items = Sequence[Datum]  # of one split
 
 
 class DatasetBase:
@@ -73,50 +87,27 @@ class DatasetBase:
     dataset_dir = ""
     domains: list[str] = []
 
+    train_x = ReadOnly[Any]()
+    train_u = ReadOnly[Any]()
+    val = ReadOnly[Any]()
+    test = ReadOnly[Any]()
+    num_classes = ReadOnly[int]()
+    lab2cname = ReadOnly[dict[int, str]]()
+    classnames = ReadOnly[list[str]]()
+
     def __init__(
         self,
-        train_x: Sequence[Datum] | None = None,
-        train_u: Sequence[Datum] | None = None,
-        val: Sequence[Datum] | None = None,
-        test: Sequence[Datum] | None = None,
+        train_x: Items | None = None,
+        train_u: Items | None = None,
+        val: Items | None = None,
+        test: Items | None = None,
     ) -> None:
         if not train_x:
             raise ValueError(f"{type(self).__name__}: train_x has no items, so there are no classes to learn")
-        self._train_x = train_x
-        self._train_u = train_u
-        self._val = val
-        self._test = test
-        self._num_classes = self.get_num_classes(train_x)
+        self._train_x, self._train_u, self._val, self._test = train_x, train_u, val, test
         self._lab2cname, self._classnames = self.get_lab2cname(train_x)
+        self._num_classes = self.get_num_classes(train_x)
         self._refuse_label_gaps()
-
-    @property
-    def train_x(self) -> Any:
-        return self._train_x
-
-    @property
-    def train_u(self) -> Any:
-        return self._train_u
-
-    @property
-    def val(self) -> Any:
-        return self._val
-
-    @property
-    def test(self) -> Any:
-        return self._test
-
-    @property
-    def lab2cname(self) -> dict[int, str]:
-        return self._lab2cname
-
-    @property
-    def classnames(self) -> list[str]:
-        return self._classnames
-
-    @property
-    def num_classes(self) -> int:
-        return self._num_classes
 
     @staticmethod
     def get_num_classes(data_source: Iterable[Datum]) -> int:
@@ -152,6 +143,28 @@ class DatasetBase:
         unknown = [domain for domain in input_domains if domain not in self.domains]
         if unknown:
             raise ValueError(f"Unknown domains {unknown}: {type(self).__name__} has {self.domains}")
+
+    def download_data(self, url: str, dst: str, from_gdrive: bool = True) -> None:
+        """Fetch an archive and unpack it in its folder, for a dataset that does so when its images are missing.
+
+        Args:
+            url: where it lies.
+            dst: file to write; a zip file, or a tar file, compressed or not.
+            from_gdrive: it lies on Google Drive, which needs the package gdown.
+
+        Raises:
+            ImportError: gdown is needed and not installed.
+            ValueError: what came is no archive, such as a page that asks to log in.
+        """
+        folder = os.path.dirname(dst) or "."
+        mkdir_if_missing(folder)
+        if from_gdrive:
+            _download_from_google_drive(url, dst)
+        else:
+            download_url(url, dst)
+        print("Extracting file ...")
+        _unpack(dst, folder)
+        print(f"File extracted to {folder}")
 
     def generate_fewshot_dataset(self, *data_sources: Any, num_shots: int = -1, repeat: bool = False) -> Any:
         """Sample up to ``num_shots`` items per class from each source, with Python's global ``random``.
@@ -198,3 +211,26 @@ def _group(items: Iterable[Datum], key: Callable[[Datum], Hashable]) -> dict[Any
     for item in items:
         groups[key(item)].append(item)
     return groups
+
+
+def _download_from_google_drive(url: str, dst: str) -> None:
+    try:
+        import gdown
+    except ImportError as error:
+        raise ImportError(
+            f'fetching {url} from Google Drive needs the package gdown (pip install gdown), or put the file at "{dst}"'
+        ) from error
+    if gdown.download(url, dst, quiet=False) is None:
+        raise OSError(f'Google Drive does not hand out {url}: fetch it in a browser, and put it at "{dst}"')
+
+
+def _unpack(archive: str, folder: str) -> None:
+    """What an archive holds, and nothing outside ``folder``."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(folder)  # leaves drives, leading slashes and ".." out of the names
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as tarred:
+            tarred.extractall(folder, filter="data")
+    else:
+        raise ValueError(f'"{archive}" is neither a zip nor a tar file: is its address right, and open to everybody?')

@@ -54,21 +54,11 @@ RANDAUGMENT_LIST2: list[OpRange] = [
     ("TranslateY", -0.3, 0.3),
 ]
 
+# FixMatch's: the same without Invert, and what enhances never goes beyond the image as it is
 FIXMATCH_LIST: list[OpRange] = [
-    ("AutoContrast", 0, 1),
-    ("Brightness", 0.05, 0.95),
-    ("Color", 0.05, 0.95),
-    ("Contrast", 0.05, 0.95),
-    ("Equalize", 0, 1),
-    ("Identity", 0, 1),
-    ("Posterize", 4, 8),
-    ("Rotate", -30, 30),
-    ("Sharpness", 0.05, 0.95),
-    ("ShearX", -0.3, 0.3),
-    ("ShearY", -0.3, 0.3),
-    ("Solarize", 0, 256),
-    ("TranslateX", -0.3, 0.3),
-    ("TranslateY", -0.3, 0.3),
+    (name, 0.05, 0.95) if (low, high) == (0.1, 1.9) else (name, low, high)
+    for name, low, high in RANDAUGMENT_LIST2
+    if name != "Invert"
 ]
 
 
@@ -182,24 +172,29 @@ class RandAugment:
 class RandAugment2:
     """``n`` random operations, each applied with probability ``p`` at a random magnitude."""
 
+    operations = RANDAUGMENT_LIST2
+
     def __init__(self, n: int = 2, p: float = 0.6) -> None:
         self.n = n
         self.p = p
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        for op in random.choices(RANDAUGMENT_LIST2, k=self.n):
-            if random.random() <= self.p:
+        for op in random.choices(self.operations, k=self.n):
+            if self._applies():
                 image = _apply(image, op, random.random())
         return image
 
+    def _applies(self) -> bool:
+        return random.random() <= self.p
 
-class RandAugmentFixMatch:
-    """``n`` random operations at random magnitudes, from FixMatch's list."""
+
+class RandAugmentFixMatch(RandAugment2):
+    """``n`` random operations of FixMatch's list at random magnitudes, every one applied: nothing is drawn for that."""
+
+    operations = FIXMATCH_LIST
 
     def __init__(self, n: int = 2) -> None:
-        self.n = n
+        super().__init__(n, p=1.0)
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        for op in random.choices(FIXMATCH_LIST, k=self.n):
-            image = _apply(image, op, random.random())
-        return image
+    def _applies(self) -> bool:
+        return True

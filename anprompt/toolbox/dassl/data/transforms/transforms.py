@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,37 +13,10 @@ from PIL import Image
 
 from dassl.data.transforms.randaugment import RandAugment, RandAugment2, RandAugmentFixMatch
 
-AVAILABLE_CHOICES = [
-    "random_flip",
-    "random_resized_crop",
-    "normalize",
-    "instance_norm",
-    "random_crop",
-    "random_translation",
-    "center_crop",  # accepted, has no effect: the test transform always crops, the training transform never does
-    "cutout",
-    "imagenet_policy",
-    "cifar10_policy",
-    "svhn_policy",
-    "randaugment",
-    "randaugment_fixmatch",
-    "randaugment2",
-    "gaussian_noise",
-    "colorjitter",
-    "randomgrayscale",
-    "gaussian_blur",
-]
-
 INTERPOLATION_MODES = {
     "bilinear": T.InterpolationMode.BILINEAR,
     "bicubic": T.InterpolationMode.BICUBIC,
     "nearest": T.InterpolationMode.NEAREST,
-}
-
-AUTOAUGMENT_POLICIES = {
-    "imagenet": T.AutoAugmentPolicy.IMAGENET,
-    "cifar10": T.AutoAugmentPolicy.CIFAR10,
-    "svhn": T.AutoAugmentPolicy.SVHN,
 }
 
 
@@ -114,6 +87,89 @@ class InstanceNormalization:
         return (image - mean) / (std + self.eps)
 
 
+# ---------------------------------------------------------------------------------------------- steps by name
+
+Step = tuple[str, Any]  # line to print, transform
+
+
+def _random_resized_crop(opts: Any) -> Step:
+    size, scale = tuple(opts.SIZE), tuple(opts.RRCROP_SCALE)
+    transform = T.RandomResizedCrop(size, scale=scale, interpolation=INTERPOLATION_MODES[opts.INTERPOLATION])
+    return f"random resized crop (size={size}, scale={scale})", transform
+
+
+def _policy(name: str) -> Callable[[Any], Step]:
+    return lambda opts: (f"{name} policy", T.AutoAugment(T.AutoAugmentPolicy(name)))
+
+
+def _color_jitter(opts: Any) -> Step:
+    strengths = {
+        "brightness": opts.COLORJITTER_B,
+        "contrast": opts.COLORJITTER_C,
+        "saturation": opts.COLORJITTER_S,
+        "hue": opts.COLORJITTER_H,
+    }
+    return f"color jitter ({_listed(strengths)})", T.ColorJitter(**strengths)
+
+
+def _normalize(opts: Any) -> Step:
+    statistics = {"mean": list(opts.PIXEL_MEAN), "std": list(opts.PIXEL_STD)}
+    return f"normalization ({_listed(statistics)})", T.Normalize(**statistics)
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+# What `INPUT.TRANSFORMS` may name. A step is applied where it stands here: first to the PIL image, ...
+TO_IMAGES: dict[str, Callable[[Any], Step]] = {
+    "random_translation": lambda opts: ("random translation", Random2DTranslation(*opts.SIZE)),
+    "random_crop": lambda opts: (
+        f"random crop (padding = {opts.CROP_PADDING})",
+        T.RandomCrop(tuple(opts.SIZE), padding=opts.CROP_PADDING),
+    ),
+    "random_resized_crop": _random_resized_crop,
+    "random_flip": lambda opts: ("random flip", T.RandomHorizontalFlip()),
+    "imagenet_policy": _policy("imagenet"),
+    "cifar10_policy": _policy("cifar10"),
+    "svhn_policy": _policy("svhn"),
+    "randaugment": lambda opts: (
+        f"randaugment (n={opts.RANDAUGMENT_N}, m={opts.RANDAUGMENT_M})",
+        RandAugment(opts.RANDAUGMENT_N, opts.RANDAUGMENT_M),
+    ),
+    "randaugment_fixmatch": lambda opts: (
+        f"randaugment_fixmatch (n={opts.RANDAUGMENT_N})",
+        RandAugmentFixMatch(opts.RANDAUGMENT_N),
+    ),
+    "randaugment2": lambda opts: (f"randaugment2 (n={opts.RANDAUGMENT_N})", RandAugment2(opts.RANDAUGMENT_N)),
+    "colorjitter": _color_jitter,
+    "randomgrayscale": lambda opts: ("random gray scale", T.RandomGrayscale(opts.RGS_P)),
+    "gaussian_blur": lambda opts: (
+        f"gaussian blur (kernel={opts.GB_K})",
+        T.RandomApply([T.GaussianBlur(opts.GB_K)], p=opts.GB_P),
+    ),
+}
+# ... then to the tensor.
+TO_TENSORS: dict[str, Callable[[Any], Step]] = {
+    "cutout": lambda opts: (
+        f"cutout (n_holes={opts.CUTOUT_N}, length={opts.CUTOUT_LEN})",
+        Cutout(opts.CUTOUT_N, opts.CUTOUT_LEN),
+    ),
+    "normalize": _normalize,
+    "gaussian_noise": lambda opts: (
+        f"gaussian noise (mean={opts.GN_MEAN}, std={opts.GN_STD})",
+        GaussianNoise(opts.GN_MEAN, opts.GN_STD),
+    ),
+    "instance_norm": lambda opts: ("instance normalization", InstanceNormalization()),
+}
+IN_TESTS = ("normalize", "instance_norm")  # the others are for training only
+WITHOUT_EFFECT = ("center_crop",)  # accepted: the test transform always crops, the training transform never does
+AVAILABLE_CHOICES = [*TO_IMAGES, *TO_TENSORS, *WITHOUT_EFFECT]
+
+
+# ---------------------------------------------------------------------------------------------- whole transforms
+
+
 def build_transform(cfg: Any, is_train: bool = True, choices: Collection[str] | None = None) -> T.Compose | None:
     """Build the training or the test transform of a config, printing one line per step.
 
@@ -144,72 +200,25 @@ def build_transform(cfg: Any, is_train: bool = True, choices: Collection[str] | 
     return T.Compose(steps)
 
 
-def _train_steps(opts: Any, chosen: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """Pairs (line to print, transform) in their fixed order."""
-    height, width = size = tuple(opts.SIZE)
-    interpolation = INTERPOLATION_MODES[opts.INTERPOLATION]
-    # PIL image to PIL image.
+def _train_steps(opts: Any, chosen: Collection[str]) -> Iterator[Step]:
+    """The chosen steps in their fixed order, and what is always done."""
     if "random_crop" not in chosen and "random_resized_crop" not in chosen:
-        yield f"resize to {height}x{width}", T.Resize(size, interpolation=interpolation)
-    if "random_translation" in chosen:
-        yield "random translation", Random2DTranslation(height, width)
-    if "random_crop" in chosen:
-        yield f"random crop (padding = {opts.CROP_PADDING})", T.RandomCrop(size, padding=opts.CROP_PADDING)
-    if "random_resized_crop" in chosen:
-        scale = tuple(opts.RRCROP_SCALE)
-        yield (
-            f"random resized crop (size={size}, scale={scale})",
-            T.RandomResizedCrop(size, scale=scale, interpolation=interpolation),
-        )
-    if "random_flip" in chosen:
-        yield "random flip", T.RandomHorizontalFlip()
-    for name, policy in AUTOAUGMENT_POLICIES.items():
-        if f"{name}_policy" in chosen:
-            yield f"{name} policy", T.AutoAugment(policy)
-    n, m = opts.RANDAUGMENT_N, opts.RANDAUGMENT_M
-    if "randaugment" in chosen:
-        yield f"randaugment (n={n}, m={m})", RandAugment(n, m)
-    if "randaugment_fixmatch" in chosen:
-        yield f"randaugment_fixmatch (n={n})", RandAugmentFixMatch(n)
-    if "randaugment2" in chosen:
-        yield f"randaugment2 (n={n})", RandAugment2(n)
-    if "colorjitter" in chosen:
-        b, c, s, h = opts.COLORJITTER_B, opts.COLORJITTER_C, opts.COLORJITTER_S, opts.COLORJITTER_H
-        yield f"color jitter (brightness={b}, contrast={c}, saturation={s}, hue={h})", T.ColorJitter(b, c, s, h)
-    if "randomgrayscale" in chosen:
-        yield "random gray scale", T.RandomGrayscale(p=opts.RGS_P)
-    if "gaussian_blur" in chosen:
-        yield f"gaussian blur (kernel={opts.GB_K})", T.RandomApply([T.GaussianBlur(opts.GB_K)], p=opts.GB_P)
-    # Tensor to tensor.
-    yield "to torch tensor of range [0, 1]", T.ToTensor()
-    if "cutout" in chosen:
-        holes, length = opts.CUTOUT_N, opts.CUTOUT_LEN
-        yield f"cutout (n_holes={holes}, length={length})", Cutout(holes, length)
-    if "normalize" in chosen:
-        yield _normalization(opts)
-    if "gaussian_noise" in chosen:
-        mean, std = opts.GN_MEAN, opts.GN_STD
-        yield f"gaussian noise (mean={mean}, std={std})", GaussianNoise(mean, std)
-    if "instance_norm" in chosen:
-        yield "instance normalization", InstanceNormalization()
+        height, width = size = tuple(opts.SIZE)
+        yield f"resize to {height}x{width}", T.Resize(size, INTERPOLATION_MODES[opts.INTERPOLATION])
+    yield from (make(opts) for name, make in TO_IMAGES.items() if name in chosen)
+    yield _to_tensor()
+    yield from (make(opts) for name, make in TO_TENSORS.items() if name in chosen)
 
 
-def _test_steps(opts: Any, chosen: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """Pairs (line to print, transform): the shorter edge becomes the larger side of ``SIZE``, then a centre crop."""
+def _test_steps(opts: Any, chosen: Collection[str]) -> Iterator[Step]:
+    """The shorter edge becomes the larger side of ``SIZE``, then a centre crop."""
     height, width = size = tuple(opts.SIZE)
     edge = max(size)
-    yield (
-        f"resize the smaller edge to {edge}",
-        T.Resize(edge, interpolation=INTERPOLATION_MODES[opts.INTERPOLATION]),
-    )
+    yield f"resize the smaller edge to {edge}", T.Resize(edge, INTERPOLATION_MODES[opts.INTERPOLATION])
     yield f"{height}x{width} center crop", T.CenterCrop(size)
-    yield "to torch tensor of range [0, 1]", T.ToTensor()
-    if "normalize" in chosen:
-        yield _normalization(opts)
-    if "instance_norm" in chosen:
-        yield "instance normalization", InstanceNormalization()
+    yield _to_tensor()
+    yield from (TO_TENSORS[name](opts) for name in IN_TESTS if name in chosen)
 
 
-def _normalization(opts: Any) -> tuple[str, T.Normalize]:
-    mean, std = list(opts.PIXEL_MEAN), list(opts.PIXEL_STD)
-    return f"normalization (mean={mean}, std={std})", T.Normalize(mean=mean, std=std)
+def _to_tensor() -> Step:
+    return "to torch tensor of range [0, 1]", T.ToTensor()
