@@ -1,9 +1,9 @@
 """Make ``import dassl`` work: an installed Dassl where there is one, otherwise the bundled toolbox.
 
 An installed Dassl wins, because its owner's other trainers were measured on it. What current PyTorch and NumPy broke in
-Dassl 0.6.3, and its own mistakes in resuming and loading runs, are repaired in memory. Every repair is a pair: a probe
-that tries the behaviour, and a change that is made only if the probe fails. PyTorch, NumPy and pickle themselves are
-never touched.
+Dassl 0.6.3, its own mistakes in resuming and loading runs, and a line that log parsers wait for in vain, are repaired
+in memory. Every repair is a pair: a probe that tries the behaviour, and a change that is made only if the probe fails.
+PyTorch, NumPy and pickle themselves are never touched.
 """
 
 from __future__ import annotations
@@ -286,6 +286,39 @@ def _repair_load_model() -> None:
     TrainerBase.load_model = _bundled("dassl.engine").TrainerBase.load_model
 
 
+# ---------------------------------------------------------------------------------------------- log lines
+
+OLDER_END = "Finished training"  # Dassl's line before 0.6.1, which the parsers of half the family still wait for
+
+
+def _both_generations_of_parsers_see_the_end() -> bool:
+    """After the training that line is printed, too: without it those parsers find no result in any log."""
+    from dassl.engine import SimpleTrainer
+
+    trainer = types.SimpleNamespace(
+        cfg=types.SimpleNamespace(TEST=types.SimpleNamespace(NO_TEST=True, FINAL_MODEL="last_step")),
+        time_start=0.0,
+        close_writer=lambda: None,
+    )
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(Exception):  # a changed copy may want more
+        SimpleTrainer.after_train(trainer)
+    return OLDER_END in printed.getvalue().splitlines()
+
+
+def _print_the_older_end() -> None:
+    from dassl.engine import SimpleTrainer
+
+    installed = SimpleTrainer.after_train
+
+    @functools.wraps(installed)
+    def after_train(self: Any) -> Any:
+        print(OLDER_END)  # before the result, as the parsers expect it
+        return installed(self)
+
+    SimpleTrainer.after_train = after_train
+
+
 # ---------------------------------------------------------------------------------------------- augmentation
 
 RANDAUGMENT = "dassl.data.transforms.randaugment"
@@ -323,6 +356,7 @@ REPAIRS: tuple[tuple[str, Callable[[], bool], Callable[[], None]], ...] = (
     ("learning-rate warm-up", _warmup_resumes, _repair_warmup),
     ("checkpoint reader", _reader_reads_warmup_checkpoints, _repair_reader),
     ("load_model", _load_model_takes_last_epoch, _repair_load_model),
+    ("end-of-training line", _both_generations_of_parsers_see_the_end, _print_the_older_end),
     ("RandAugment", _solarize_add_works, functools.partial(_provide_numpy_int, RANDAUGMENT)),
     ("AutoAugment", _policies_work, functools.partial(_provide_numpy_int, AUTOAUGMENT)),
 )

@@ -66,6 +66,17 @@ def load_model(self, directory, epoch=None):
 TrainerBase.load_model = load_model
 """
     },
+    "end": {
+        "engine/trainer.py": """
+def after_train(self):
+    print("Finish training")
+    if not self.cfg.TEST.NO_TEST:
+        self.test()
+    self.close_writer()
+
+SimpleTrainer.after_train = after_train
+"""
+    },
     "randaugment": {
         "data/transforms/randaugment.py": """
 def SolarizeAdd(image, addition=0, threshold=128):
@@ -289,6 +300,34 @@ assert repair_installed_dassl() == ("load_model",)
         install(tmp_path, "load_model"),
     )
     assert "val_result=None" in output
+
+
+def test_the_end_of_the_training_is_printed_for_both_generations_of_parsers(tmp_path):
+    """Before the result, also where a trainer has its own ``after_train`` around Dassl's."""
+    output = succeed(
+        """
+import types, anprompt
+from anprompt.compat.installed_dassl import repair_installed_dassl
+from dassl.engine import TrainerX
+
+class Trainer(TrainerX):
+    def __init__(self):
+        self.cfg = types.SimpleNamespace(TEST=types.SimpleNamespace(NO_TEST=False))
+        self._writer = None
+
+    def after_train(self):
+        super().after_train()
+        print("done")
+
+    def test(self):
+        print("* accuracy: 50.0%")
+
+assert repair_installed_dassl() == ("end-of-training line",)
+Trainer().after_train()
+""",
+        install(tmp_path, "end"),
+    )
+    assert output.splitlines() == ["Finished training", "Finish training", "* accuracy: 50.0%", "done"]
 
 
 def test_randaugment_needs_no_numpy_int(tmp_path):

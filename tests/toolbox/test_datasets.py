@@ -3,6 +3,11 @@
 import pickle
 import random
 import re
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -132,6 +137,71 @@ def test_items_are_grouped_by_domain(toy_root):
     path = str(image_path(toy_root, 0, 0))
     items = [Datum(path, 0, domain) for domain in (2, 0, 2)]
     assert dataset(items).split_dataset_by_domain(items) == {2: [items[0], items[2]], 0: [items[1]]}
+
+
+def archived(folder, kind):
+    """An archive that holds ``images/a.txt``."""
+    (folder / "source" / "images").mkdir(parents=True)
+    (folder / "source" / "images" / "a.txt").write_text("a")
+    return Path(shutil.make_archive(str(folder / "made"), kind, folder / "source"))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+def test_data_are_fetched_and_unpacked_beside_the_archive(kind, toy_root, tmp_path, capsys):
+    archive = archived(tmp_path, kind)
+    target = tmp_path / "data" / "toy" / archive.name
+    toy = dataset(toy_items(toy_root, 0, 1))
+    toy.download_data(archive.as_uri(), str(target), from_gdrive=False)
+    assert (target.parent / "images" / "a.txt").read_text() == "a"
+    assert capsys.readouterr().out == f"Extracting file ...\nFile extracted to {target.parent}\n"
+
+
+def test_data_on_google_drive_come_by_gdown(toy_root, tmp_path, monkeypatch):
+    archive, calls = archived(tmp_path, "zip"), []
+
+    def download(url, output, quiet):
+        calls.append((url, quiet))
+        return shutil.copy(archive, output)
+
+    monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
+    dataset(toy_items(toy_root, 0, 1)).download_data("https://drive/x", str(tmp_path / "data" / "x.zip"))
+    assert calls == [("https://drive/x", False)]
+    assert (tmp_path / "data" / "images" / "a.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    "gdown, error, message",
+    [
+        (None, ImportError, "fetching https://drive/x .* needs the package gdown"),
+        (SimpleNamespace(download=lambda *_, **__: None), OSError, "does not hand out https://drive/x: fetch it"),
+        (
+            SimpleNamespace(download=lambda url, output, quiet: Path(output).write_text("<html>")),
+            ValueError,
+            "x.zip.* is neither a zip nor a tar",
+        ),
+    ],
+)
+def test_data_that_do_not_come_are_explained(gdown, error, message, toy_root, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gdown", gdown)
+    with pytest.raises(error, match=message):
+        dataset(toy_items(toy_root, 0, 1)).download_data("https://drive/x", str(tmp_path / "x.zip"))
+
+
+def test_an_archive_cannot_write_outside_its_folder(toy_root, tmp_path):
+    (tmp_path / "evil.txt").write_text("evil")
+    with tarfile.open(tmp_path / "evil.tar", "w") as archive:
+        archive.add(tmp_path / "evil.txt", arcname="../outside.txt")
+    target = tmp_path / "data" / "evil.tar"
+    with pytest.raises(tarfile.OutsideDestinationError):
+        dataset(toy_items(toy_root, 0, 1)).download_data((tmp_path / "evil.tar").as_uri(), str(target), False)
+    assert not (tmp_path / "outside.txt").exists()
+
+
+def test_splits_and_classes_are_read_only(toy_root):
+    toy = dataset(toy_items(toy_root, 0, 1))
+    for name in ("train_x", "train_u", "val", "test", "num_classes", "lab2cname", "classnames"):
+        with pytest.raises(AttributeError, match=f"DatasetBase.{name} is read-only"):
+            setattr(toy, name, None)
 
 
 def test_unknown_dataset_names_the_known_ones(toy_root):

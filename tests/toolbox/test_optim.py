@@ -1,5 +1,6 @@
 """Optimisers and learning rates against recorded values, and schedules that continue after a resume."""
 
+import io
 import json
 from collections import OrderedDict
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim.lr_scheduler import ConstantWarmupScheduler, LinearWarmupScheduler
 from tests.toolbox.toy import GOLDEN
 
 LR_TOLERANCE = float(GOLDEN["_meta"]["tolerances"]["lr"].removeprefix("absolute "))
@@ -111,6 +113,37 @@ def test_single_step_takes_a_bare_integer():
     assert scheduler.get_last_lr() == pytest.approx([0.00025])
 
 
+@pytest.mark.parametrize("milestones", [(-1,), (-1, 30), (30,), ()])
+def test_milestones_outside_the_training_change_nothing(milestones):
+    """The default, ``(-1,)``, is one; with a warm-up, too."""
+    plain = build_lr_scheduler(one_parameter(), optim_cfg(LR_SCHEDULER="multi_step", STEPSIZE=milestones))
+    warm = optim_cfg(LR_SCHEDULER="multi_step", STEPSIZE=milestones, WARMUP_EPOCH=1, WARMUP_TYPE="constant")
+    warm = build_lr_scheduler(one_parameter(), warm)
+    rates = []
+    for _ in range(10):
+        rates.append((plain.get_last_lr(), warm.get_last_lr()))
+        plain.step()
+        warm.step()
+    assert rates == [([0.0025], [1e-5])] + [([0.0025], [0.0025])] * 9
+
+
+def of_torch(milestones):
+    """PyTorch's schedule, to which Dassl hands these milestones."""
+    optimizer = one_parameter()
+    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+
+
+@pytest.mark.parametrize("milestones", [(-1,), (-2, 3), (0, 2), (3, 3, 5), (5, 1)])
+def test_milestones_are_those_of_torch(milestones):
+    optimizer, expected = of_torch(milestones)
+    ours = build_lr_scheduler(one_parameter(), optim_cfg(LR_SCHEDULER="multi_step", STEPSIZE=milestones))
+    for epoch in range(8):
+        assert ours.get_last_lr() == pytest.approx(expected.get_last_lr(), abs=LR_TOLERANCE), epoch
+        optimizer.step()
+        expected.step()
+        ours.step()
+
+
 def test_warmup_over_the_whole_training_ends_at_the_full_rate_when_not_recounted():
     cfg = optim_cfg(LR_SCHEDULER="cosine", MAX_EPOCH=1, WARMUP_EPOCH=1, WARMUP_RECOUNT=False)
     scheduler = build_lr_scheduler(one_parameter(), cfg)
@@ -128,7 +161,9 @@ def test_a_training_of_no_epochs_has_a_rate():
         ({"LR_SCHEDULER": "cosin"}, ValueError, "did you mean 'cosine'"),
         ({"WARMUP_EPOCH": 1, "WARMUP_TYPE": "quadratic"}, ValueError, "'constant', 'linear'"),
         ({"STEPSIZE": (1.5,)}, TypeError, "needs an integer"),
+        ({"STEPSIZE": ()}, ValueError, "OPTIM.STEPSIZE: single_step needs a number of epochs, got an empty list"),
         ({"LR_SCHEDULER": "multi_step", "STEPSIZE": 3}, TypeError, "needs a list"),
+        ({"LR_SCHEDULER": "multi_step", "STEPSIZE": (2.5,)}, TypeError, "OPTIM.STEPSIZE.*whole epochs.*2.5"),
     ],
 )
 def test_unknown_schedules_are_refused(changes, error, text):
@@ -219,3 +254,50 @@ def test_a_second_scheduler_starts_from_the_initial_rate_of_the_first():
     optimizer, first = fresh(cosine6(WARMUP_EPOCH=1))
     assert optimizer.param_groups[0]["lr"] == 1e-5
     assert build_lr_scheduler(optimizer, cosine6()).get_last_lr() == [0.0025]
+
+
+# ---------------------------------------------------------------------------------------------- warm-ups by hand
+
+WARMUPS = {
+    "constant": lambda optimizer, successor, epochs: ConstantWarmupScheduler(optimizer, successor, epochs, 1e-5),
+    "linear": lambda optimizer, successor, epochs: LinearWarmupScheduler(optimizer, successor, epochs, 1e-5),
+}
+RECORDED_WARMUPS = [
+    "cosine10_constant_w1_recountTrue",
+    "cosine10_constant_w3_recountTrue",
+    "cosine10_linear_w3_recountTrue",
+    "single_step_4_constant_w1",
+    "multi_step_3_6_linear_w2",
+]
+
+
+def warmup_by_hand(cfg):
+    """As trainers do that put PyTorch's scheduler and the warm-up together themselves."""
+    optimizer = one_parameter(cfg.LR)
+    successor = {
+        "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, float(cfg.MAX_EPOCH)),
+        "single_step": lambda: torch.optim.lr_scheduler.StepLR(optimizer, cfg.STEPSIZE[-1], cfg.GAMMA),
+        "multi_step": lambda: torch.optim.lr_scheduler.MultiStepLR(optimizer, cfg.STEPSIZE, cfg.GAMMA),
+    }[cfg.LR_SCHEDULER]()
+    return optimizer, WARMUPS[cfg.WARMUP_TYPE](optimizer, successor, cfg.WARMUP_EPOCH)
+
+
+@pytest.mark.parametrize("resumed_at", [None, 0, 1, 2, 5])
+@pytest.mark.parametrize("name", RECORDED_WARMUPS)
+def test_a_warmup_by_hand_has_the_recorded_rates_and_resumes(name, resumed_at):
+    recorded = GOLDEN["lr_schedules"][name]
+    cfg = optim_cfg(**recorded["cfg"])
+    optimizer, scheduler = warmup_by_hand(cfg)
+    for epoch, rate in enumerate([*recorded["lr_during_epoch"], recorded["lr_after_last_step"]]):
+        if epoch == resumed_at:
+            state = json.loads(json.dumps(optimizer.state_dict()))
+            memory = io.BytesIO()
+            torch.save(scheduler.state_dict(), memory)
+            memory.seek(0)
+            optimizer, scheduler = warmup_by_hand(cfg)
+            optimizer.load_state_dict(state)
+            scheduler.load_state_dict(torch.load(memory, weights_only=True))
+        assert scheduler.get_last_lr() == [optimizer.param_groups[0]["lr"]]
+        assert scheduler.get_last_lr() == pytest.approx([rate], abs=LR_TOLERANCE), epoch
+        optimizer.step()
+        scheduler.step()

@@ -1,5 +1,6 @@
 """Samplers against the golden vectors."""
 
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 from torch.utils.data import RandomSampler
 
 from dassl.data import DataManager
-from dassl.data.samplers import RandomClassSampler, build_sampler
+from dassl.data.samplers import RandomClassSampler, RandomDomainSampler, build_sampler
 from dassl.utils import set_random_seed
 from tests.toolbox.toy import GOLDEN, toy_cfg
 
@@ -56,6 +57,41 @@ def test_domain_samplers_draw_the_reference_epoch(key, name, n_domain):
 def test_random_domain_sampler_takes_all_domains_by_default():
     order = list(build_sampler("RandomDomainSampler", data_source=ITEMS, batch_size=6, n_domain=0))
     assert Counter(ITEMS[index].domain for index in order[:6]) == {0: 2, 1: 2, 2: 2}
+
+
+def small_domain(size):
+    """Domains 0 and 1 with 6 items each, domain 2 with ``size``."""
+    return [SimpleNamespace(domain=domain) for domain in [0, 1] * 6 + [2] * size]
+
+
+def one_domain_at_a_time(items, seed):
+    set_random_seed(seed)
+    return build_sampler("RandomDomainSampler", data_source=items, batch_size=3, n_domain=1)
+
+
+def test_a_domain_too_small_for_a_batch_ends_the_run_only_when_it_is_drawn():
+    """An epoch that does not draw it is as if it were large enough."""
+    outcomes = set()
+    for seed in range(30):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                sampler = one_domain_at_a_time(small_domain(1), seed)
+            except ValueError as error:
+                assert str(error) == "Domains [2]: they have fewer than the 3 images of one batch; lower BATCH_SIZE"
+                outcomes.add("refused")
+                continue
+        assert "domains [2] ends the run: they have fewer than the 3 images" in str(said[0].message)
+        assert len(sampler) == len(one_domain_at_a_time(small_domain(6), seed))
+        outcomes.add("ran")
+    assert outcomes == {"ran", "refused"}
+
+
+def test_random_domain_sampler_takes_all_domains_without_a_number():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler = RandomDomainSampler(ITEMS, 6, None)
+    assert Counter(ITEMS[index].domain for index in list(sampler)[:6]) == {0: 2, 1: 2, 2: 2}
 
 
 def test_small_classes_are_filled_by_repetition():

@@ -67,6 +67,8 @@ MODULES = [
     "optim.optimizer",
     "optim.lr_scheduler",
     "modeling",
+    "modeling.ops",
+    "modeling.ops.utils",
 ]
 
 
@@ -75,18 +77,32 @@ def test_module_path_exists(module):
     importlib.import_module(f"dassl.{module}")
 
 
+# Of each module, what the contract lists and what trainers beyond the family import.
 NAMES = {
     "config": "get_cfg_default clean_cfg cfg_default",
     "utils": "mkdir_if_missing check_isfile read_json write_json set_random_seed download_url read_image "
     "collect_env_info listdir_nohidden get_most_similar_str_to_a_from_b check_availability tolist_if_not Logger "
     "setup_logger AverageMeter MetricMeter Registry save_checkpoint load_checkpoint resume_from_checkpoint "
     "open_all_layers open_specified_layers count_num_param load_pretrained_weights init_network_weights",
+    "data": "DataManager DatasetWrapper",
+    "data.data_manager": "DataManager DatasetWrapper build_data_loader build_transform",
+    "data.samplers": "build_sampler",
+    "data.datasets": "DATASET_REGISTRY build_dataset Datum DatasetBase",
+    "data.datasets.build": "DATASET_REGISTRY build_dataset",
+    "data.datasets.base_dataset": "Datum DatasetBase",
+    "data.transforms": "INTERPOLATION_MODES build_transform",
+    "data.transforms.transforms": "INTERPOLATION_MODES build_transform",
     "engine": "TRAINER_REGISTRY build_trainer TrainerBase SimpleTrainer TrainerX TrainerXU SimpleNet",
+    "engine.build": "TRAINER_REGISTRY build_trainer",
     "engine.trainer": "TrainerBase SimpleTrainer TrainerX TrainerXU SimpleNet",
     "evaluation": "EVALUATOR_REGISTRY build_evaluator EvaluatorBase Classification",
+    "evaluation.evaluator": "EvaluatorBase Classification",
     "metrics": "compute_accuracy compute_distance_matrix cosine_distance euclidean_squared_distance",
-    "optim": "build_optimizer build_lr_scheduler",
     "modeling": "BACKBONE_REGISTRY HEAD_REGISTRY NETWORK_REGISTRY Backbone build_backbone build_head build_network",
+    "modeling.ops.utils": "sharpen_prob create_onehot linear_rampup sigmoid_rampup ema_model_update",
+    "optim": "build_optimizer build_lr_scheduler",
+    "optim.optimizer": "build_optimizer",
+    "optim.lr_scheduler": "build_lr_scheduler ConstantWarmupScheduler LinearWarmupScheduler",
 }
 
 

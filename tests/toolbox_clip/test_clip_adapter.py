@@ -84,34 +84,20 @@ def published(folder, monkeypatch):
 
 
 def as_the_family_does(clip, name, root):
-    """The loading code of the CoOp family's files, with the folder as the one addition."""
-    model_path = clip._download(clip._MODELS[name], root)
+    """From a name to a model by way of the file, as trainers of the family go: an archive, else a state dict."""
+    file = clip._download(clip._MODELS[name], root)
     try:
-        model = torch.jit.load(model_path, map_location="cpu").eval()
-        state_dict = None
+        weights = torch.jit.load(file, map_location="cpu").state_dict()
     except RuntimeError:
-        state_dict = torch.load(model_path, map_location="cpu", weights_only=True)
-    return clip.build_model(state_dict or model.state_dict())
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    return clip.build_model(weights)
 
 
-class TextEncoder(nn.Module):
-    """The CoOp family's text encoder: it reaches into the model and runs length-first."""
-
-    def __init__(self, clip_model):
-        super().__init__()
-        self.transformer = clip_model.transformer
-        self.positional_embedding = clip_model.positional_embedding
-        self.ln_final = clip_model.ln_final
-        self.text_projection = clip_model.text_projection
-        self.dtype = clip_model.dtype
-
-    def forward(self, prompts, tokenized):
-        x = prompts + self.positional_embedding.type(self.dtype)
-        x = x.permute(1, 0, 2)
-        x = self.transformer(x)
-        x = x.permute(1, 0, 2)
-        x = self.ln_final(x).type(self.dtype)
-        return x[torch.arange(x.shape[0]), tokenized.argmax(dim=-1)] @ self.text_projection
+def text_by_its_parts(model, words, ids):
+    """Features of embedded words by the parts of the text tower, length first: how learned words pass it."""
+    hidden = model.transformer((words + model.positional_embedding.type(model.dtype)).transpose(0, 1))
+    ends = model.ln_final(hidden[ids.argmax(dim=-1), torch.arange(len(ids))])
+    return ends.type(model.dtype) @ model.text_projection
 
 
 def assert_close(found, expected, tolerance=1e-12):
@@ -136,10 +122,10 @@ def test_logits_are_those_of_open_clip(source, model):
     assert_close(per_image, scale * image @ text.T)
 
 
-def test_the_familys_text_encoder_runs_on_it_with_the_same_gradient(source, model):
+def test_the_parts_of_the_text_tower_give_the_same_features_and_gradient(source, model):
     prompts = model.token_embedding(IDS).detach()
     ours, theirs = prompts.clone().requires_grad_(), prompts.clone().requires_grad_()
-    features = TextEncoder(model)(ours, IDS)
+    features = text_by_its_parts(model, ours, IDS)
     hidden = source.transformer(theirs + source.positional_embedding, attn_mask=source.attn_mask)
     expected = source.ln_final(hidden)[torch.arange(len(IDS)), IDS.argmax(dim=-1)] @ source.text_projection
     assert_close(features, expected)
@@ -203,7 +189,7 @@ def test_a_built_model_is_in_half_precision_where_openais_is(source, state):
     with torch.no_grad():
         assert_close(model.encode_image(IMAGES).double(), source.encode_image(IMAGES.double()), 2e-2)
         assert_close(model.encode_text(IDS).double(), source.encode_text(IDS), 2e-2)
-        half = TextEncoder(model)(model.token_embedding(IDS).type(model.dtype), IDS)
+        half = text_by_its_parts(model, model.token_embedding(IDS).type(model.dtype), IDS)
     assert half.dtype == torch.float16
     assert torch.equal(half, model.encode_text(IDS))
 

@@ -1,4 +1,4 @@
-"""A CoOp-style trainer file that knows only `torch`, `dassl` and `clip` is dropped into `trainers/` and runs."""
+"""A trainer file that knows only `torch`, `dassl` and `clip` is dropped into `trainers/` and runs."""
 
 import os
 import re
@@ -29,9 +29,9 @@ def place(tmp_path_factory):
 
 def run(place, output, *arguments):
     """One call of train.py on Shapes; nothing is read from or written to the user's home."""
-    command = [sys.executable, "train.py", "--root", str(place / "data"), "--seed", "1", "--trainer", "SoftWords"]
+    command = [sys.executable, "train.py", "--root", str(place / "data"), "--seed", "1", "--trainer", "TailAdapted"]
     files = ["--dataset-config-file", str(REPOSITORY / "configs" / "datasets" / "shapes.yaml")]
-    files += ["--config-file", str(FOREIGN / "softwords.yaml"), "--output-dir", str(output)]
+    files += ["--config-file", str(FOREIGN / "tail_adapter.yaml"), "--output-dir", str(output)]
     home = str(place / "home")
     own = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HOME": home, "USERPROFILE": home}
     done = subprocess.run(
@@ -47,21 +47,14 @@ def accuracy(text):
 
 
 def learned(output, epoch):
-    path = output / "prompt_learner" / f"model.pth.tar-{epoch}"
-    return torch.load(path, weights_only=True)["state_dict"]["ctx"]
+    path = output / "adapter" / f"model.pth.tar-{epoch}"
+    return torch.load(path, weights_only=True)["state_dict"]["up.weight"]
 
 
 @pytest.fixture(scope="module")
 def trained(place):
     """Two epochs on base classes, in single precision."""
-    settings = (
-        "TRAINER.SOFTWORDS.PREC",
-        "fp32",
-        "TRAINER.SOFTWORDS.CTX_INIT",
-        "a_photo_of_a",
-        "DATASET.NUM_SHOTS",
-        "4",
-    )
+    settings = ("TRAINER.TAILADAPTED.PREC", "fp32", "DATASET.NUM_SHOTS", "4")
     text = run(place, place / "base", *settings, "DATASET.SUBSAMPLE_CLASSES", "base", "TRAIN.CHECKPOINT_FREQ", "1")
     return place / "base", settings, text
 
@@ -77,12 +70,11 @@ def test_it_trains(trained):
 
 
 def test_it_tests_new_classes_from_its_checkpoint(place, trained):
-    """The tokens of the training's classes are dropped from the checkpoint, the context stays."""
+    """What belongs to the training's classes is dropped from the checkpoint, what was learned stays."""
     output, settings, _ = trained
     test = ("--eval-only", "--model-dir", str(output), "--load-epoch", "2", *settings)
     text = run(place, place / "new", *test, "DATASET.SUBSAMPLE_CLASSES", "new")
-    assert 'Loading weights to prompt_learner from "' in text
-    assert "epoch = 2" in text
+    assert f"Loaded adapter of epoch 2 from {output}" in text
     assert accuracy(text) > 100 / 12 * 2
 
 
@@ -95,13 +87,14 @@ def test_the_same_model_gets_the_same_accuracy_again(place, trained):
 @pytest.mark.parametrize("precision", ["fp16", "amp"])
 def test_it_trains_in_the_familys_other_precisions(place, precision):
     """On a CPU, too, where its `autocast` and `GradScaler` switch themselves off."""
-    settings = ("TRAINER.SOFTWORDS.PREC", precision, "TRAINER.SOFTWORDS.N_CTX", "4", "DATASET.NUM_SHOTS", "1")
+    settings = ("TRAINER.TAILADAPTED.PREC", precision, "TRAINER.TAILADAPTED.RANK", "4", "DATASET.NUM_SHOTS", "1")
     output = place / precision
     text = run(
         place, output, *settings, "OPTIM.MAX_EPOCH", "2", "DATASET.SUBSAMPLE_CLASSES", "base", "TEST.NO_TEST", "True"
     )
-    context = learned(output, 2)
-    assert context.dtype == {"fp16": torch.float16, "amp": torch.float32}[precision]
-    assert context.isfinite().all()
-    assert context.shape == (4, 128)
+    weight = learned(output, 2)
+    assert weight.dtype == {"fp16": torch.float16, "amp": torch.float32}[precision]
+    assert weight.isfinite().all()
+    assert weight.any(), "it starts at zero"
+    assert weight.shape == (128, 4)
     assert "nan" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,46 +31,59 @@ class _EpochSampler(Sampler):
 class RandomDomainSampler(_EpochSampler):
     """Batches made of ``n_domain`` random domains with equally many random images of each.
 
+    A domain with fewer images than its share of a batch does no harm until it is drawn, which then ends the run.
+
     Args:
         data_source: items with a ``domain``.
         batch_size: images per batch, a multiple of ``n_domain``.
-        n_domain: domains per batch; 0 or less means all.
+        n_domain: domains per batch; None, 0 or less means all.
 
     Raises:
-        ValueError: the batch cannot be shared equally, or a domain is too small for its share of one batch.
+        ValueError: the batch cannot be shared equally, or a domain that is too small for its share was drawn.
     """
 
-    def __init__(self, data_source: Sequence[Any], batch_size: int, n_domain: int) -> None:
+    def __init__(self, data_source: Sequence[Any], batch_size: int, n_domain: int | None = None) -> None:
         self.indices = _index_by(data_source, "domain")
         self.domains = list(self.indices)
-        n_domain = n_domain if n_domain > 0 else len(self.domains)
-        if batch_size % n_domain or n_domain > len(self.domains):
+        known = len(self.domains)
+        self.n_domain = n_domain if n_domain and n_domain > 0 else known
+        if batch_size % self.n_domain or self.n_domain > known:
             raise ValueError(
-                f"Cannot share a batch of {batch_size} equally among {n_domain} of {len(self.domains)} domains: "
+                f"Cannot share a batch of {batch_size} equally among {self.n_domain} of {known} domains: "
                 "choose a BATCH_SIZE that is a multiple of N_DOMAIN, and an N_DOMAIN that the data has"
             )
         self.batch_size = batch_size
-        self.n_domain = n_domain
-        self.n_img_per_domain = batch_size // n_domain
-        small = [domain for domain in self.domains if len(self.indices[domain]) < self.n_img_per_domain]
-        if small:
-            raise ValueError(f"Domains {small} have fewer than the {self.n_img_per_domain} images of one batch")
+        self.n_img_per_domain = batch_size // self.n_domain
         super().__init__()
+        small = self._small_domains()
+        if small:
+            warnings.warn(
+                f"A batch that draws one of the domains {small} ends the run: {self._too_few()}", stacklevel=2
+            )
+
+    def _small_domains(self) -> list[int]:
+        return [domain for domain, indices in self.indices.items() if len(indices) < self.n_img_per_domain]
+
+    def _too_few(self) -> str:
+        return f"they have fewer than the {self.n_img_per_domain} images of one batch; lower BATCH_SIZE"
 
     def _choose_domains(self) -> list[int]:
         return random.sample(self.domains, self.n_domain)
 
     def _draw_epoch(self) -> list[int]:
+        share = self.n_img_per_domain
         remaining = {domain: list(indices) for domain, indices in self.indices.items()}
         epoch: list[int] = []
-        exhausted = False
-        while not exhausted:
+        complete = True  # whether every domain drawn so far still has the images of another batch
+        while complete:
             for domain in self._choose_domains():
-                drawn = random.sample(remaining[domain], self.n_img_per_domain)
+                if len(remaining[domain]) < share:
+                    raise ValueError(f"Domains {self._small_domains()}: {self._too_few()}")
+                drawn = random.sample(remaining[domain], share)
                 epoch += drawn
                 taken = set(drawn)
                 remaining[domain] = [index for index in remaining[domain] if index not in taken]
-                exhausted |= len(remaining[domain]) < self.n_img_per_domain
+                complete &= len(remaining[domain]) >= share
         return epoch
 
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from dassl.modeling import build_backbone, build_head
+
+
+# Keys under MODEL that the builders get, in lower case.
+OPTIONS = {"BACKBONE": ("PRETRAINED",), "HEAD": ("HIDDEN_LAYERS", "ACTIVATION", "BN", "DROPOUT")}
 
 
 class SimpleNet(nn.Module):
@@ -17,35 +22,26 @@ class SimpleNet(nn.Module):
 
     def __init__(self, cfg: CfgNode, model_cfg: CfgNode, num_classes: int, **kwargs: Any) -> None:
         super().__init__()
-        backbone, head = model_cfg.BACKBONE, model_cfg.HEAD
-        self.backbone = build_backbone(backbone.NAME, verbose=cfg.VERBOSE, pretrained=backbone.PRETRAINED, **kwargs)
-        self._fdim = self.backbone.out_features
-        self.head = None
-        if head.NAME and head.HIDDEN_LAYERS:
-            self.head = build_head(
-                head.NAME,
-                verbose=cfg.VERBOSE,
-                in_features=self._fdim,
-                hidden_layers=head.HIDDEN_LAYERS,
-                activation=head.ACTIVATION,
-                bn=head.BN,
-                dropout=head.DROPOUT,
-                **kwargs,
-            )
-            self._fdim = self.head.out_features
-        self.classifier = nn.Linear(self._fdim, num_classes) if num_classes > 0 else None
+
+        def part(build: Callable[..., Any], node: str, **more: Any) -> Any:
+            options = {key.lower(): model_cfg[node][key] for key in OPTIONS[node]}
+            return build(model_cfg[node].NAME, verbose=cfg.VERBOSE, **options, **more, **kwargs)
+
+        has_head = model_cfg.HEAD.NAME and model_cfg.HEAD.HIDDEN_LAYERS
+        self.backbone = part(build_backbone, "BACKBONE")
+        self.head = part(build_head, "HEAD", in_features=self.backbone.out_features) if has_head else None
+        self.classifier = nn.Linear(self.fdim, num_classes) if num_classes > 0 else None
 
     @property
     def fdim(self) -> int:
         """Width of the features."""
-        return self._fdim
+        last = self.backbone if self.head is None else self.head
+        return last.out_features
 
     def forward(self, x: Tensor, return_feature: bool = False) -> Any:
         """Logits ``[B, C]``, with ``return_feature`` also the features ``[B, fdim]``; features without a classifier."""
-        features = self.backbone(x)
-        if self.head is not None:
-            features = self.head(features)
-        if self.classifier is None:
+        features = self.backbone(x) if self.head is None else self.head(self.backbone(x))
+        logits = None if self.classifier is None else self.classifier(features)
+        if logits is None:
             return features
-        logits = self.classifier(features)
         return (logits, features) if return_feature else logits

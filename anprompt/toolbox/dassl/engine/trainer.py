@@ -159,12 +159,13 @@ class SimpleTrainer(TrainerBase):
 
     def after_train(self) -> None:
         print("Finish training\nFinished training")  # each on its own line: two generations of log parsers
-        if not self.cfg.TEST.NO_TEST:
-            if self.selects_on_val():
-                print("Deploy the model with the best val performance")
-                self.load_model(self.output_dir)
-            else:
-                print("Deploy the last-epoch model")
+        tests = not self.cfg.TEST.NO_TEST
+        if self.selects_on_val():
+            print("Deploy the model with the best val performance")
+            self.load_model(self.output_dir)
+        elif tests:
+            print("Deploy the last-epoch model")
+        if tests:
             self.test()
         print(f"Elapsed: {_clock(time.time() - self.time_start)}")
         self.close_writer()
@@ -179,20 +180,17 @@ class SimpleTrainer(TrainerBase):
             split: ``val``, if there is a validation set; anything else is the test set. Default ``TEST.SPLIT``.
             is_final: accepted because some training scripts pass it; without effect.
         """
+        on_val = (split or self.cfg.TEST.SPLIT) == "val" and self.val_loader is not None
+        name, loader = ("val", self.val_loader) if on_val else ("test", self.test_loader)
+        print(f"Evaluate on the *{name}* set")
         self.set_model_mode("eval")
         self.evaluator.reset()
-        split = split or self.cfg.TEST.SPLIT
-        if split == "val" and self.val_loader is not None:
-            loader = self.val_loader
-        else:
-            split, loader = "test", self.test_loader
-        print(f"Evaluate on the *{split}* set")
         for batch in tqdm(loader):
             images, labels = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(images), labels)
         results = self.evaluator.evaluate()
-        for name, value in results.items():
-            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        for metric, value in results.items():
+            self.write_scalar(f"{name}/{metric}", value, self.epoch)
         return next(iter(results.values()))
 
     def model_inference(self, input: Tensor) -> Tensor:

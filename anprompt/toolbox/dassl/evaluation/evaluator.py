@@ -64,18 +64,13 @@ class Classification(EvaluatorBase):
             raise ValueError("nothing to evaluate: not one image was processed. Is this split of the dataset empty?")
         labels, predictions = torch.cat(self._labels).cpu(), torch.cat(self._predictions).cpu()
         total, correct = len(labels), int((predictions == labels).sum())
-        results: OrderedDict[str, float] = OrderedDict()
-        results["accuracy"] = 100.0 * correct / total
-        results["error_rate"] = 100.0 - results["accuracy"]
-        results["macro_f1"] = 100.0 * macro_f1(predictions, labels)
-        print(
-            "=> result\n"
-            f"* total: {total:,}\n"
-            f"* correct: {correct:,}\n"
-            f"* accuracy: {results['accuracy']:.1f}%\n"
-            f"* error: {results['error_rate']:.1f}%\n"
-            f"* macro_f1: {results['macro_f1']:.1f}%"
+        accuracy = 100.0 * correct / total
+        results = OrderedDict(
+            accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=100.0 * macro_f1(predictions, labels)
         )
+        counts = {"total": f"{total:,}", "correct": f"{correct:,}"}
+        shares = {name.removesuffix("_rate"): f"{value:.1f}%" for name, value in results.items()}
+        print("=> result", *(f"* {name}: {value}" for name, value in (counts | shares).items()), sep="\n")
         if self.cfg.TEST.PER_CLASS_RESULT:
             results["perclass_accuracy"] = self._print_classes(predictions, labels)
         if self.cfg.TEST.COMPUTE_CMAT:

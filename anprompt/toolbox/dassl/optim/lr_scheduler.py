@@ -90,6 +90,87 @@ class EpochScheduler:
         return successor["last_epoch"] + (state["warmup_epoch"] if self.recount else 0)
 
 
+class WarmupScheduler:
+    """A warm-up before any scheduler of PyTorch, for trainers that put the two together themselves.
+
+    Its state is that of both as plain data, and a resumed run steps the scheduler that it was given.
+
+    Args:
+        successor: a scheduler of the same optimizer, at its start; it begins when the warm-up is over.
+        warmup: the rate during the warm-up.
+        last_epoch: epochs done already, less one.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, successor: Any, warmup_epoch: int, warmup: Warmup, last_epoch: int = -1
+    ) -> None:
+        self.optimizer = optimizer
+        self.successor = successor
+        self.warmup_epoch = warmup_epoch
+        self.warmup = warmup
+        self.base_lrs: list[float] = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        self.last_epoch = last_epoch + 1
+        self._apply()
+
+    def _apply(self) -> None:
+        if self.last_epoch < self.warmup_epoch:
+            rates = [self.warmup(self.last_epoch, base_lr) for base_lr in self.base_lrs]
+        else:
+            rates = self.successor.get_last_lr()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def step(self) -> None:
+        """Go on to the next epoch."""
+        if self.last_epoch >= self.warmup_epoch:
+            self.successor.step()
+        self.last_epoch += 1
+        self._apply()
+
+    def get_last_lr(self) -> list[float]:
+        """The present rate of each group."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_epoch": self.last_epoch, "successor": self.successor.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.last_epoch = state_dict["last_epoch"]
+        self.successor.load_state_dict(state_dict["successor"])
+        self._apply()
+
+
+class ConstantWarmupScheduler(WarmupScheduler):
+    """The rate ``cons_lr`` for ``warmup_epoch`` epochs, then ``successor``. ``verbose`` is accepted and ignored."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        successor: Any,
+        warmup_epoch: int,
+        cons_lr: float,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(optimizer, successor, warmup_epoch, partial(_constant_warmup, lr=cons_lr), last_epoch)
+
+
+class LinearWarmupScheduler(WarmupScheduler):
+    """``min_lr`` first, then each group's own rate in proportion to the epoch, then ``successor``."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        successor: Any,
+        warmup_epoch: int,
+        min_lr: float,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ) -> None:
+        warmup = partial(_linear_warmup, min_lr=min_lr, warmup_epoch=warmup_epoch)
+        super().__init__(optimizer, successor, warmup_epoch, warmup, last_epoch)
+
+
 # ---------------------------------------------------------------------------------------------- formulas
 
 
@@ -120,7 +201,7 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> EpochSchedul
     """The schedule ``optim_cfg.LR_SCHEDULER`` with its warm-up; sets the rate of the first epoch at once.
 
     Raises:
-        ValueError: unknown ``LR_SCHEDULER`` or ``WARMUP_TYPE``.
+        ValueError: unknown ``LR_SCHEDULER`` or ``WARMUP_TYPE``; no ``STEPSIZE`` for ``single_step``.
         TypeError: ``STEPSIZE`` is not what the schedule needs.
     """
     check_availability(optim_cfg.LR_SCHEDULER, list(FACTORS))
@@ -134,7 +215,10 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> EpochSchedul
 
 def _build_single_step(optim_cfg: CfgNode) -> Factor:
     step = optim_cfg.STEPSIZE
-    step = step[-1] if isinstance(step, list | tuple) else step
+    if isinstance(step, list | tuple):
+        if not step:
+            raise ValueError("OPTIM.STEPSIZE: single_step needs a number of epochs, got an empty list")
+        step = step[-1]
     if not isinstance(step, int):
         raise TypeError(f"OPTIM.STEPSIZE: single_step needs an integer, got {optim_cfg.STEPSIZE!r}")
     return partial(_single_step, step=step if step > 0 else _max_epoch(optim_cfg), gamma=optim_cfg.GAMMA)
@@ -144,7 +228,10 @@ def _build_multi_step(optim_cfg: CfgNode) -> Factor:
     milestones = optim_cfg.STEPSIZE
     if not isinstance(milestones, list | tuple):
         raise TypeError(f"OPTIM.STEPSIZE: multi_step needs a list of epochs, got {milestones!r}")
-    return partial(_multi_step, milestones=sorted(milestones), gamma=optim_cfg.GAMMA)
+    if not all(isinstance(epoch, int) for epoch in milestones):
+        raise TypeError(f"OPTIM.STEPSIZE: multi_step needs a list of whole epochs, got {milestones!r}")
+    reached = sorted(epoch for epoch in milestones if epoch >= 0)  # the default, (-1,), is no epoch of a training
+    return partial(_multi_step, milestones=reached, gamma=optim_cfg.GAMMA)
 
 
 def _build_cosine(optim_cfg: CfgNode) -> Factor:

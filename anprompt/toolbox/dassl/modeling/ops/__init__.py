@@ -1,0 +1,1 @@
+"""What trainers on unlabelled data compute with: see ``utils``. Layers for networks are left out."""
