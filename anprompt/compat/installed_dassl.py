@@ -225,7 +225,11 @@ def _warmup_resumes() -> bool:
 
 
 def _repair_warmup() -> None:
-    import dassl.optim
+    import dassl.optim.lr_scheduler
+
+    for name in ("ConstantWarmupScheduler", "LinearWarmupScheduler"):  # trainers also use them without the builder
+        if hasattr(dassl.optim.lr_scheduler, name):
+            _replace(getattr(dassl.optim.lr_scheduler, name), getattr(_bundled("dassl.optim.lr_scheduler"), name))
 
     installed = dassl.optim.build_lr_scheduler
     bundled = _bundled("dassl.optim").build_lr_scheduler

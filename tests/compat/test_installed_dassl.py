@@ -38,6 +38,8 @@ class Warmup(LRScheduler):
         else:
             super().step()
 
+ConstantWarmupScheduler = Warmup
+
 def build_lr_scheduler(optimizer, optim_cfg):
     cosine = CosineAnnealingLR(optimizer, optim_cfg.MAX_EPOCH)
     if optim_cfg.WARMUP_EPOCH <= 0:
@@ -248,6 +250,36 @@ def test_warmup_runs_and_resumes(defect, tmp_path):
     result = json.loads(succeed(SCHEDULE.replace("WARMUP]", "1]"), install(tmp_path, defect)))
     assert result["repairs"] == ["learning-rate warm-up"]
     assert result["rates"] == pytest.approx(list(GOLDEN["constant_warmup1_uninterrupted"].values()), abs=1e-12)
+
+
+@pytest.mark.parametrize("defect", ["verbose", "frozen"])
+def test_a_warmup_made_by_hand_runs_and_resumes(defect, tmp_path):
+    output = succeed(
+        """
+import dassl.optim.lr_scheduler, json, sys, torch, anprompt
+
+def start():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0025)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)
+    return optimizer, dassl.optim.lr_scheduler.ConstantWarmupScheduler(optimizer, cosine, 1, 1e-5)
+
+optimizer, scheduler = start()
+rates = []
+for epoch in range(6):
+    if epoch == 3:
+        state = [optimizer.state_dict(), scheduler.state_dict()]
+        optimizer, scheduler = start()
+        optimizer.load_state_dict(state[0])
+        scheduler.load_state_dict(state[1])
+    rates.append(optimizer.param_groups[0]["lr"])
+    optimizer.step()
+    scheduler.step()
+print(json.dumps(rates))
+""",
+        install(tmp_path, defect),
+    )
+    expected = list(GOLDEN["constant_warmup1_uninterrupted"].values())
+    assert json.loads(output) == pytest.approx(expected, abs=1e-12)
 
 
 def test_without_warmup_the_installed_scheduler_stays(tmp_path):

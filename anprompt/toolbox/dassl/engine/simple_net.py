@@ -8,7 +8,6 @@ from yacs.config import CfgNode
 
 from dassl.modeling import build_backbone, build_head
 
-
 # Keys under MODEL that the builders get, in lower case.
 OPTIONS = {"BACKBONE": ("PRETRAINED",), "HEAD": ("HIDDEN_LAYERS", "ACTIVATION", "BN", "DROPOUT")}
 

@@ -70,7 +70,7 @@ class Classification(EvaluatorBase):
         )
         counts = {"total": f"{total:,}", "correct": f"{correct:,}"}
         shares = {name.removesuffix("_rate"): f"{value:.1f}%" for name, value in results.items()}
-        print("=> result", *(f"* {name}: {value}" for name, value in (counts | shares).items()), sep="\n")
+        print("\n".join(["=> result", *(f"* {name}: {value}" for name, value in (counts | shares).items())]))
         if self.cfg.TEST.PER_CLASS_RESULT:
             results["perclass_accuracy"] = self._print_classes(predictions, labels)
         if self.cfg.TEST.COMPUTE_CMAT:
