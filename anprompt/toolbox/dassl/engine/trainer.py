@@ -41,10 +41,7 @@ def _clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=int(seconds)))
 
 
-FROM_THE_MANAGER = (
-    *(split.loader for split in SPLITS),
-    *("num_classes", "num_source_domains", "lab2cname"),
-)
+FROM_THE_MANAGER = (*(split.loader for split in SPLITS), "num_classes", "num_source_domains", "lab2cname")
 
 
 class SimpleTrainer(TrainerBase):
