@@ -21,7 +21,7 @@ leave_results() {
     echo 'Finish training' >"$folder/log.txt"
     echo model.pth.tar-10 >"$folder/prompt_learner/checkpoint"
     [[ -z "${FOREIGN:-}" ]] || return 0
-    echo '{"accuracy": 50.0, "correct": 1, "total": 2, "split": "test", "config": {}, "trainer": "'"$trainer"'",' \
+    echo '{"accuracy": 50.0, "correct": 1, "total": 2, "split": "test", "config": {}, "trainer": "'"$trainer"'",' \\
         '"parameters": 512, "cost": {"train_seconds": 1.5, "peak_memory_bytes": 1000, "memory_of": "process"},' \\
         '"dataset": "'"$dataset"'", "classes": "'"$classes"'", "seed": '"$seed"'}' >"$folder/results.json"
 }

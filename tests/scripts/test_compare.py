@@ -34,7 +34,7 @@ def table(done):
         [cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if line[:1] == "|"
     ]
     header, _, *rows = rows
-    assert "training, s" in header
+    assert "training (s)" in header
     return [(row[header.index("trainer")], row[header.index("seeds")]) for row in rows if "average" not in row[0]]
 
 
