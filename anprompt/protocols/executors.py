@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from anprompt.protocols.plan import Job, environ
+from anprompt.protocols.processes import on_signals
 
 GRACE = 10  # seconds that a stopped process gets before it is killed
 KILLED = -signal.SIGKILL
@@ -195,7 +196,8 @@ def call(command: Sequence[str], environment: Mapping[str, str], log: Path) -> i
         print(error)
         return 2
     try:
-        return process.wait()
+        with on_signals(("SIGHUP",), signal.default_int_handler):  # the others are submitit's
+            return process.wait()
     except BaseException:
         LocalProcess(process).stop()
         raise

@@ -23,18 +23,22 @@ def stored_result(cfg: CfgNode, args: argparse.Namespace) -> str | None:
         args: the command line of ``train.py``.
 
     Raises:
-        ValueError: the folder holds a run, finished or not, with another config.
+        ValueError: the folder holds a run, finished or not, with another config; or its result is damaged.
     """
     results, stored = earlier_run(cfg)
     if stored:
         refuse_mixture(cfg, "a finished run" if results else "an unfinished run", differences(stored, cfg))
     if not results or tests_newer_model(cfg, args):
         return None
-    return (
-        f"already finished: {results['trainer']} on {results['dataset']} ({results['classes']} classes, "
-        f"seed {results['seed']}, {results['split']}): {results['accuracy']:.2f} % "
-        f"({results['correct']:,} of {results['total']:,})"
-    )
+    try:
+        return (
+            f"already finished: {results['trainer']} on {results['dataset']} ({results['classes']} classes, "
+            f"seed {results['seed']}, {results['split']}): {results['accuracy']:.2f} % "
+            f"({results['correct']:,} of {results['total']:,})"
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        path = Path(cfg.OUTPUT_DIR, RESULTS)
+        raise ValueError(f"{path} is no whole result ({type(error).__name__}: {error}): remove it") from error
 
 
 def check_replaced(cfg: CfgNode) -> None:

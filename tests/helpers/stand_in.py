@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -17,15 +16,28 @@ if [[ -n "${FAIL:-}" && "$*" == *"$FAIL"* ]]; then
     echo "error: it broke" >&2
     exit 2
 fi
+leave_results() {
+    mkdir -p "$folder/prompt_learner"
+    echo 'Finish training' >"$folder/log.txt"
+    echo model.pth.tar-10 >"$folder/prompt_learner/checkpoint"
+    [[ -z "${FOREIGN:-}" ]] || return 0
+    echo '{"accuracy": 50.0, "correct": 1, "total": 2, "split": "test", "config": {}, "trainer": "'"$trainer"'",' \\
+        '"parameters": 512, "cost": {"train_seconds": 1.5, "peak_memory_bytes": 1000, "memory_of": "process"},' \\
+        '"dataset": "'"$dataset"'", "classes": "'"$classes"'", "seed": '"$seed"'}' >"$folder/results.json"
+}
+classes=all
 while [[ $# -gt 0 ]]; do
-    if [[ "$1" == --output-dir ]]; then
-        mkdir -p "$2/prompt_learner"
-        echo 'Finish training' >"$2/log.txt"
-        [[ -n "${FOREIGN:-}" ]] || echo '{}' >"$2/results.json"
-        echo model.pth.tar-10 >"$2/prompt_learner/checkpoint"
-    fi
+    case "$1" in
+        --output-dir) folder="$2" ;;
+        --trainer) trainer="$2" ;;
+        --seed) seed="$2" ;;
+        --dataset-config-file) dataset="$(basename "$2" .yaml)" ;;
+        DATASET.SUBSAMPLE_CLASSES) classes="$2" ;;
+        --then) leave_results ;;
+    esac
     shift
 done
+[[ -z "${folder:-}" ]] || leave_results
 """
 READ_BY_SCRIPTS = (
     "CFG", "DATA", "DRY_RUN", "FAIL", "FOREIGN", "NPROC", "SEEDS", "SHOTS", "SOURCE", "THEN_NEW", "TRAINER", "TRAINERS",
@@ -33,13 +45,19 @@ READ_BY_SCRIPTS = (
 
 
 def make_checkout(folder):
-    """A checkout with the scripts, the library and the YAML files of the datasets; trainers are for the test to add."""
-    shutil.copytree(REPOSITORY / "scripts", folder / "scripts", dirs_exist_ok=True)
-    shutil.copytree(REPOSITORY / "configs" / "datasets", folder / "configs" / "datasets", dirs_exist_ok=True)
-    (folder / "configs" / "trainers").mkdir(exist_ok=True)
-    (folder / "train.py").touch()
-    if not (folder / "anprompt").exists():
-        (folder / "anprompt").symlink_to(REPOSITORY / "anprompt")
+    """A checkout without YAML files of trainers, which the test adds."""
+    if not folder.exists():
+        (folder / "configs" / "trainers").mkdir(parents=True)
+        for name in (
+            "anprompt",
+            "configs/datasets",
+            "datasets",
+            "parse_test_res.py",
+            "scripts",
+            "train.py",
+            "trainers",
+        ):
+            (folder / name).symlink_to(REPOSITORY / name)
     return folder
 
 

@@ -28,30 +28,40 @@ def runs(lines):
     ]
 
 
+def table(done):
+    """(trainer, seeds) of the rows of the table at the end; it has the costs."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if line[:1] == "|"
+    ]
+    header, _, *rows = rows
+    assert "training (s)" in header
+    return [(row[header.index("trainer")], row[header.index("seeds")]) for row in rows if "average" not in row[0]]
+
+
 def test_all_trainers_with_a_file_for_the_data_run_and_end_in_one_table(call, repo, tmp_path):
     done, lines = call("compare.sh", repo=repo, SEEDS="1 2")
     assert done.returncode == 0, done.stderr
     expected = [(t, s, half) for t in ("CoOp", "Mine") for s in "12" for half in ("train_base", "test_new")]
     assert runs(lines) == expected
     assert [line for line in lines if "Zeroshot" in line and "/train.py" in line and "--eval-only" not in line] == []
-    progress = re.findall(r"\[\d/\d\] .*(?= \.\.\. \d+ s)", done.stdout)
+    progress = re.findall(r"(.*): done in .* \[done (\d), running 0, failed 0, waiting (\d)", done.stdout)
     assert progress == [
-        "[1/5] CoOp seed 1",
-        "[2/5] CoOp seed 2",
-        "[3/5] Mine seed 1",
-        "[4/5] Mine seed 2",
-        "[5/5] ZeroshotCLIP",
+        ("CoOp on shapes, seed 1", "1", "4"),
+        ("CoOp on shapes, seed 2", "2", "3"),
+        ("Mine on shapes, seed 1", "3", "2"),
+        ("Mine on shapes, seed 2", "4", "1"),
+        ("ZeroshotCLIP on shapes", "5", "0"),
     ]
-    assert lines[-1].startswith("-m anprompt table --cost ")
-    out = f"{tmp_path}/out/base2new"
-    assert set(lines[-1].split()[4:]) == {
+    assert sorted(table(done)) == [("CoOp", "1 2"), ("Mine", "1 2"), ("ZeroshotCLIP", "1")]
+    results = {str(path.parent.relative_to(tmp_path / "out/base2new")) for path in tmp_path.glob("out/**/results.json")}
+    assert results == {
         *(
-            f"{out}/{p}/shapes/shots_16/{t}/tiny/seed{s}"
-            for p in ("train_base", "test_new")
-            for t in ("CoOp", "Mine")
-            for s in "12"
+            f"{half}/shapes/shots_16/{trainer}/tiny/seed{seed}"
+            for half in ("train_base", "test_new")
+            for trainer in ("CoOp", "Mine")
+            for seed in "12"
         ),
-        *(f"{out}/{p}/shapes/ZeroshotCLIP/tiny/seed1" for p in ("test_base", "test_new")),
+        *(f"{half}/shapes/ZeroshotCLIP/tiny/seed1" for half in ("test_base", "test_new")),
     }
 
 
@@ -65,8 +75,8 @@ def test_other_data_take_the_default_files_of_the_methods(call, repo):
 
 def test_only_the_seeds_asked_for_are_in_the_table(call, repo):
     call("compare.sh", repo=repo, SEEDS="1 2", TRAINERS="CoOp")
-    _, lines = call("compare.sh", repo=repo, SEEDS="2", TRAINERS="CoOp")
-    assert [folder.split("/")[-1] for folder in lines[-1].split()[4:]] == ["seed2", "seed2"]
+    done, _ = call("compare.sh", repo=repo, SEEDS="2", TRAINERS="CoOp")
+    assert table(done) == [("CoOp", "2")]
 
 
 def test_optim_keys_go_to_those_that_train(call, repo):
@@ -81,14 +91,30 @@ def test_a_failed_run_does_not_stop_the_others(call, repo, tmp_path):
     done, lines = call("compare.sh", repo=repo, SEEDS="1 2", FAIL="--seed 1 --trainer CoOp")
     assert done.returncode == 1
     assert runs(lines)[0] == ("CoOp", "1", "train_base") and runs(lines)[-1] == ("Mine", "2", "test_new")
-    assert "[1/5] CoOp seed 1 ... FAILED\n" in done.stdout
-    assert "/CoOp/tiny/seed1" not in lines[-1] and "/CoOp/tiny/seed2" in lines[-1]
-    log = tmp_path / "out/compare/shapes/CoOp-seed1.log"
-    assert done.stderr == f"\nfailed: CoOp seed 1 ({log})\n    error: it broke\n"
+    assert "CoOp on shapes, seed 1: failed after" in done.stdout
+    assert sorted(table(done)) == [("CoOp", "2"), ("Mine", "1 2"), ("ZeroshotCLIP", "1")]
+    log = tmp_path / "out/runs/base2new/train_base/shapes/shots_16/CoOp/tiny/seed1.log"
+    assert done.stderr == f"\nfailed: CoOp on shapes, seed 1 ({log})\n    error: it broke\n"
 
 
-def test_a_table_that_fails_is_a_failure(call, repo):
-    assert call("compare.sh", repo=repo, TRAINERS="CoOp", FAIL="-m anprompt")[0].returncode == 1
+def test_one_process_or_several_share_a_run(call, repo):
+    _, lines = call("compare.sh", repo=repo, SEEDS="1", TRAINERS="CoOp", NPROC="2")
+    assert lines[0].startswith(f"-m torch.distributed.run --standalone --nproc_per_node 2 {repo}/train.py ")
+
+
+def test_a_dry_run_prints_the_calls(call, repo, tmp_path):
+    done, lines = call("compare.sh", repo=repo, SEEDS="1", TRAINERS="CoOp", DRY_RUN="1")
+    assert (done.returncode, lines) == (0, [])
+    assert done.stdout.count(f" --output-dir {tmp_path}/out/") == 2 and not (tmp_path / "out").exists()
+
+
+def test_a_table_that_fails_is_a_failure(call, repo, tmp_path):
+    call("compare.sh", repo=repo, TRAINERS="CoOp", SEEDS="1")
+    for path in tmp_path.glob("out/**/results.json"):
+        path.write_text('{"accuracy": 101}')
+    done, _ = call("compare.sh", repo=repo, TRAINERS="CoOp", SEEDS="1", FOREIGN="1")
+    assert done.returncode == 1
+    assert "error: no table" in done.stderr
 
 
 @pytest.mark.parametrize(

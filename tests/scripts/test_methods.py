@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.helpers import REPOSITORY
-from tests.helpers.stand_in import make_checkout, overrides, value_after
+from tests.helpers.stand_in import READ_BY_SCRIPTS, make_checkout, overrides, value_after
 
 PROTOCOLS = ("base2new_train", "base2new_test", "few_shot", "xd_train", "xd_test")
 METHODS = {
@@ -30,7 +30,41 @@ FEW_SHOT = {method: [stem] * 5 for method, stem in BASE_TO_NEW.items()} | {
     "coop": ["vit_b16_ep50", "vit_b16_ep100", "vit_b16_ep100", "vit_b16", "vit_b16"],
     "promptsrc": ["vit_b16_c2_ep50_batch4_4+4ctx_few_shot"] * 5,
 }
+ZERO_SHOT = {"zsclip": "ZeroshotCLIP", "zsclip2": "ZeroshotCLIP2"}
 SIMILARITY = {"anprompt": "TRAINER.ANPROMPT.LOSS.SIM_W", "mmrl": "TRAINER.MMRL.REG_WEIGHT"}
+
+
+@pytest.fixture
+def inline(tmp_path, monkeypatch, capsys):
+    """``inline(SCRIPT, ...)``: what a script runs, within this process: exit status, lines of arguments, error output."""
+    lines = []
+
+    def note(command, environment):
+        lines.append(" ".join(command[1:]))
+        if "--output-dir" in command:
+            folder = Path(command[command.index("--output-dir") + 1])
+            (folder / "prompt_learner").mkdir(parents=True, exist_ok=True)
+            (folder / "prompt_learner" / "checkpoint").write_text("model.pth.tar-10\n")
+            (folder / "results.json").write_text("{}")
+        return 0
+
+    def call(script, *arguments, **environment):
+        lines.clear()
+        method, step = script.removesuffix(".sh").split("/")
+        trainer = (METHODS | ZERO_SHOT)[method]
+        for key in READ_BY_SCRIPTS:
+            monkeypatch.delenv(key, raising=False)
+        for key, value in {"OUTPUT": f"{tmp_path}/out", "PYTHON": "python", **environment}.items():
+            monkeypatch.setenv(key, value)
+        status = main(["script", step, trainer, *arguments])
+        assert status == 0, capsys.readouterr().err
+        return list(lines)
+
+    monkeypatch.setattr(processes, "run", note)
+    return call
+
+
+SCRIPTS = sorted(path.relative_to(REPOSITORY / "scripts") for path in (REPOSITORY / "scripts").glob("*/*.sh"))
 
 
 def config(line):
@@ -47,16 +81,29 @@ def test_every_method_has_the_same_scripts():
     assert {str(path) for path in found} == expected | {"zsclip/zeroshot.sh", "zsclip2/zeroshot.sh"}
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
+def test_every_script_is_the_front_of_its_method_and_step(script, tmp_path):
+    """Called from elsewhere; what the steps are is told in the tests below and in tests/protocols."""
+    environment = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "DRY_RUN": "1", "DATA": "/d", "OUTPUT": "/out"}
+    arguments = ["eurosat"] if script.stem == "zeroshot" else ["eurosat", "7"]
+    front = ["bash", str(REPOSITORY / "scripts" / script), *arguments]
+    done = subprocess.run(front, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    call = Call(REPOSITORY, (METHODS | ZERO_SHOT)[script.parent.name], arguments, environment, "")
+    expected = [[sys.executable, f"{REPOSITORY}/train.py", *words] for words in plan_script(script.stem, call).calls]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split("\t") for line in done.stdout.splitlines()] == [[*words, ""] for words in expected]
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_base_to_new(call, method, tmp_path):
+def test_base_to_new(inline, method, tmp_path):
     yaml = f"{METHODS[method]}/{BASE_TO_NEW[method]}"
-    _, (train, _) = call(f"{method}/base2new_train.sh", "eurosat", "2", "OPTIM.LR", "1", DATA="/d")
+    (train, _) = inline(f"{method}/base2new_train.sh", "eurosat", "2", "OPTIM.LR", "1", DATA="/d")
     assert config(train) == f"{yaml}.yaml"
     assert value_after(train, "--trainer") == METHODS[method]
     assert value_after(train, "--output-dir") == f"{tmp_path}/out/base2new/train_base/eurosat/shots_16/{yaml}/seed2"
     same = {"DATASET.NUM_SHOTS": "16", "OPTIM.LR": "1"}
     assert overrides(train) == same | {"DATASET.SUBSAMPLE_CLASSES": "base"}
-    _, (test, table) = call(f"{method}/base2new_test.sh", "eurosat", "2", "OPTIM.LR", "1", DATA="/d")
+    (test, table) = inline(f"{method}/base2new_test.sh", "eurosat", "2", "OPTIM.LR", "1", DATA="/d")
     assert config(test) == f"{yaml}.yaml"
     assert value_after(test, "--model-dir") == value_after(train, "--output-dir")
     assert overrides(test) == same | {"DATASET.SUBSAMPLE_CLASSES": "new"}
@@ -64,16 +111,16 @@ def test_base_to_new(call, method, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_shapes_use_the_tiny_config_unless_cfg_is_set(call, method):
-    _, lines = call(f"{method}/base2new_train.sh")
+def test_shapes_use_the_tiny_config_unless_cfg_is_set(inline, method):
+    lines = inline(f"{method}/base2new_train.sh")
     assert [config(line) for line in trained(lines)] == [f"{METHODS[method]}/tiny.yaml"] * 2
-    _, lines = call(f"{method}/few_shot.sh", CFG="mine", SHOTS="1 8")
+    lines = inline(f"{method}/few_shot.sh", CFG="mine", SHOTS="1 8")
     assert [config(line) for line in trained(lines)] == [f"{METHODS[method]}/mine.yaml"] * 2
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_few_shot(call, method):
-    _, lines = call(f"{method}/few_shot.sh", "eurosat", DATA="/d")
+def test_few_shot(inline, method):
+    lines = inline(f"{method}/few_shot.sh", "eurosat", DATA="/d")
     stems = [f"{METHODS[method]}/{stem}" for stem in FEW_SHOT[method]]
     assert [config(line) for line in trained(lines)] == [f"{stem}.yaml" for stem in stems]
     assert all(
@@ -86,10 +133,10 @@ def test_few_shot(call, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_imagenet(call, method):
-    _, (train, _) = call(f"{method}/base2new_train.sh", "imagenet", DATA="/d")
+def test_imagenet(inline, method):
+    (train, _) = inline(f"{method}/base2new_train.sh", "imagenet", DATA="/d")
     assert overrides(train).get("OPTIM.MAX_EPOCH") == ("5" if method in SIMILARITY else None)
-    _, lines = call(f"{method}/few_shot.sh", "imagenet", DATA="/d")
+    lines = inline(f"{method}/few_shot.sh", "imagenet", DATA="/d")
     assert {overrides(line).get("OPTIM.MAX_EPOCH") for line in trained(lines)} == (
         {"5"} if method in SIMILARITY else {None}
     )
@@ -98,25 +145,23 @@ def test_imagenet(call, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_cross_dataset(call, method, tmp_path):
+def test_cross_dataset(inline, method, tmp_path):
     yaml = f"{METHODS[method]}/{CROSS[method]}"
-    _, (train, _) = call(f"{method}/xd_train.sh", DATA="/d")
+    (train, _) = inline(f"{method}/xd_train.sh", DATA="/d")
     assert config(train) == f"{yaml}.yaml"
     assert value_after(train, "--output-dir") == f"{tmp_path}/out/imagenet/{yaml}_16shots/seed1"
     own = {"DATALOADER.TRAIN_X.BATCH_SIZE": "32", "OPTIM.MAX_EPOCH": "1", "OPTIM.WARMUP_EPOCH": "0"}
     own = own | {SIMILARITY[method]: "0.2"} if method in SIMILARITY else {}
     assert overrides(train) == {"DATASET.NUM_SHOTS": "16"} | own
-    done, (test, _) = call(f"{method}/xd_test.sh", "eurosat", DATA="/d")
-    assert done.returncode == 0, done.stderr
+    (test, _) = inline(f"{method}/xd_test.sh", "eurosat", DATA="/d")
     assert config(test) == f"{yaml}.yaml"
     assert value_after(test, "--model-dir") == value_after(train, "--output-dir")
     assert value_after(test, "--output-dir") == f"{tmp_path}/out/evaluation/{yaml}_16shots/eurosat/seed1"
 
 
-@pytest.mark.parametrize(("method", "trainer"), [("zsclip", "ZeroshotCLIP"), ("zsclip2", "ZeroshotCLIP2")])
-def test_zero_shot(call, method, trainer, tmp_path):
-    done, (base, new, _) = call(f"{method}/zeroshot.sh", "eurosat", DATA="/d")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(("method", "trainer"), ZERO_SHOT.items())
+def test_zero_shot(inline, method, trainer, tmp_path):
+    (base, new, _) = inline(f"{method}/zeroshot.sh", "eurosat", DATA="/d")
     assert config(base) == config(new) == f"{trainer}/vit_b16.yaml"
     assert value_after(base, "--output-dir") == f"{tmp_path}/out/base2new/test_base/eurosat/{trainer}/vit_b16/seed1"
 
