@@ -46,7 +46,7 @@ class Ours(ANPrompt):
             self.build_model()
         joint = self.model.classes.zero_shot.shape[1]
         self.weak_noise = F.normalize(torch.randn(len(names), joint), dim=-1).to(self.device)
-        if self.settings.noise_source == "cluster":
+        if self.values.NOISE_PROMPT.SOURCE == "cluster":
             self.model.learner.noise_prompts.normal_(std=joint**-0.5)
 
     def train_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -67,14 +67,14 @@ class TextbookANPrompt(Textbook):
     """The textbook formulation with the weights, the settings and the constants of ``ours``, on copies of them."""
 
     def __init__(self, ours: Ours):
-        model, settings = ours.model, ours.settings
+        model, weights = ours.model, ours.values.LOSS
         learner = copy.deepcopy(model.learner)
         optim = build_optimizer(learner, ours.cfg.OPTIM)
         build_lr_scheduler(optim, ours.cfg.OPTIM)  # sets the rate of the first epoch
         prompts = prompts_for(ours.cfg.DATASET.NAME, ours.dm.dataset.classnames)
         assert ours.weak_noise is not None
         objective = Objective(
-            ours.weak_noise, model.classes.zero_shot, settings.alpha, settings.beta, settings.sim_w, settings.wa_w
+            ours.weak_noise, model.classes.zero_shot, weights.ALPHA, model.beta, weights.SIM_W, weights.WA_W
         )
         super().__init__(
             model.clip,

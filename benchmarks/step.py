@@ -113,7 +113,7 @@ def work_of(ours: Ours, case: Case) -> floor.Work:
     lengths = (end_of_text(ours.backbone.tokenize(prompts)) + 1).tolist()
     first = (ours.model.text_layers[0], ours.model.vision_layers[0])
     shared = ours.model.classes.trunk.layout.shared
-    return floor.Work.of(ours.model.clip, first, lengths, case.batch, ours.settings.n_tokens, shared)
+    return floor.Work.of(ours.model.clip, first, lengths, case.batch, ours.values.N_TOKENS, shared)
 
 
 def product_rows(work: floor.Work) -> dict[str, int]:

@@ -13,11 +13,10 @@ what remains is MMRL.
 Notation as in ``anprompt/clip/encoders.py``; in addition ``N`` layers receive tokens.
 """
 
-import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,70 +29,17 @@ from anprompt.prompts.deep_tokens import (
     DeepTokenCLIP,
     LinearAligner,
     PrototypeProjection,
-    check_layers,
+    last_layers,
     low_rank_init,
 )
 from anprompt.prompts.losses import head_cross_entropy, similarity_loss, weak_alignment_loss
 from anprompt.prompts.noise import NoiseBanks, noise_banks, noise_prompts, weak_noise_features
 from anprompt.prompts.prompted_clip import random_prompts
-from anprompt.utils.config import add_trainer_node, require, require_number
+from anprompt.utils.config import require
+from anprompt.utils.settings import FIXED, Setting, Settings, number, one_of, whole
 from dassl.engine import TRAINER_REGISTRY
 
 ALIGNER_RANK = 4  # rank of the per-layer residual of the shared aligner (early release)
-
-# Values of the authors' early release (June 2025), used where the config leaves BETA or SIM_W unset.
-PER_DATASET = {
-    "ImageNet": {"BETA": 0.9, "SIM_W": 0.5},
-    "Caltech101": {"BETA": 0.6, "SIM_W": 0.5},
-    "OxfordPets": {"BETA": 0.7, "SIM_W": 0.2},
-    "StanfordCars": {"BETA": 0.7, "SIM_W": 7.0},
-    "OxfordFlowers": {"BETA": 0.4, "SIM_W": 4.0},
-    "Food101": {"BETA": 0.1, "SIM_W": 5.0},
-    "FGVCAircraft": {"BETA": 0.9, "SIM_W": 6.0},
-    "SUN397": {"BETA": 0.5, "SIM_W": 6.0},
-    "DescribableTextures": {"BETA": 0.9, "SIM_W": 6.0},
-    "EuroSAT": {"BETA": 0.2, "SIM_W": 0.001},
-    "UCF101": {"BETA": 0.9, "SIM_W": 3.0},
-}
-FALLBACK = {"BETA": 0.9, "SIM_W": 0.5}
-KEY = "TRAINER.ANPROMPT"
-
-CHOICES = {
-    "VISION_ALIGNER": ("shared", "linear"),
-    "PROTOTYPE_PROJ": ("low_rank", "full"),
-    "NOISE_PROMPT.SOURCE": ("cluster", "learnable", "off"),
-    "HEAD.SEEN": HEADS,
-    "HEAD.UNSEEN": HEADS,
-}
-
-
-def add_anprompt_cfg(cfg: CfgNode) -> None:
-    """Add ``TRAINER.ANPROMPT`` and the shared keys: the one call that a CoOp-style ``train.py`` needs."""
-    node = add_trainer_node(cfg, "ANPROMPT")
-    node.N_TOKENS = 5  # K
-    node.LAYERS = [6, 7, 8, 9, 10, 11, 12]  # contiguous, up to the last text layer; vision: as many last layers
-    node.BETA = None  # weight of the fresh token in deeper vision layers, 0..1; None: PER_DATASET
-    node.VISION_ALIGNER = "shared"  # shared (one matrix plus low-rank residuals) or linear (one matrix per layer)
-    node.PROTOTYPE_PROJ = "low_rank"  # low_rank (CLIP's projection plus a residual) or full (own random matrix)
-    node.NOISE = CfgNode()
-    node.NOISE.GPT_DIR = ""  # folder with CoPrompt's <key>_prompt.json files
-    node.NOISE.HPT_DIR = ""  # folder with HPT's <Dataset>.json files
-    node.NOISE.STRENGTH = 0.001  # lambda
-    node.NOISE.RESAMPLE = False  # draw fresh noise before every epoch
-    node.NOISE_PROMPT = CfgNode()
-    node.NOISE_PROMPT.SOURCE = "cluster"  # cluster (the paper), learnable (early release) or off
-    node.NOISE_PROMPT.COEF = 0.2  # gamma
-    node.LOSS = CfgNode()
-    node.LOSS.ALPHA = 0.7  # weight of the class head against the prototype head
-    node.LOSS.SIM_W = None  # weight of both similarity terms; None: PER_DATASET
-    node.LOSS.WA_W = 1.0  # weight of WALoss
-    node.HEAD = CfgNode()
-    node.HEAD.SEEN = "fused"  # headline head on the classes that were trained on
-    node.HEAD.UNSEEN = "class"  # headline head on any other class list
-
-
-extend_cfg = add_anprompt_cfg  # found by this project's train.py
-
 
 # ---------------------------------------------------------------------------------------------- token learner
 
@@ -120,26 +66,26 @@ class TokenLearner(nn.Module):
 
     Args:
         clip: gives the widths and the visual projection; it is not kept.
-        settings: the validated ``TRAINER.ANPROMPT`` values.
+        values: of ``TRAINER.ANPROMPT``.
     """
 
-    def __init__(self, clip: nn.Module, settings: "Settings"):
+    def __init__(self, clip: Any, values: CfgNode):
         super().__init__()
         joint = clip.visual.proj.shape[1]
         text_map = nn.Linear(joint, clip.ln_final.weight.shape[0])
         vision_map = nn.Linear(joint, clip.visual.proj.shape[0])
-        layers, count = len(settings.layers), settings.n_tokens
-        self.coef = settings.coef
+        layers, count = len(values.LAYERS), values.N_TOKENS
+        self.coef = values.NOISE_PROMPT.COEF
         self.tokens = nn.Parameter(random_prompts(count, joint))
         self.text_aligner = LinearAligner(text_map, layers)
-        aligner = SharedAligner if settings.vision_aligner == "shared" else LinearAligner
+        aligner = SharedAligner if values.VISION_ALIGNER == "shared" else LinearAligner
         self.vision_aligner = aligner(vision_map, layers)
-        self.prototype_proj = PrototypeProjection(clip.visual.proj, settings.prototype_proj)
+        self.prototype_proj = PrototypeProjection(clip.visual.proj, values.PROTOTYPE_PROJ)
         self.text_noise_aligner = self.vision_noise_aligner = None
-        if settings.noise_source == "learnable":
+        if values.NOISE_PROMPT.SOURCE == "learnable":
             self.noise_prompts = nn.Parameter(random_prompts(count, joint))
             self.vision_noise_aligner = LinearAligner(vision_map, layers)
-        elif settings.noise_source == "cluster":
+        elif values.NOISE_PROMPT.SOURCE == "cluster":
             self.register_buffer("noise_prompts", torch.zeros(count, joint))
             self.text_noise_aligner = LinearAligner(text_map, layers)
             self.vision_noise_aligner = LinearAligner(vision_map, layers)
@@ -162,59 +108,32 @@ class TokenLearner(nn.Module):
 
 # ---------------------------------------------------------------------------------------------- settings
 
-
-@dataclass(frozen=True)
-class Settings:
-    """``TRAINER.ANPROMPT`` as plain values, checked once."""
-
-    n_tokens: int
-    layers: tuple[int, ...]
-    beta: float
-    sim_w: float
-    vision_aligner: str
-    prototype_proj: str
-    noise_source: str
-    coef: float
-    alpha: float
-    wa_w: float
-
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> "Settings":
-        """Read the node, with per-dataset values where BETA or SIM_W is None."""
-        node = cfg.TRAINER.ANPROMPT
-        defaults = PER_DATASET.get(cfg.DATASET.NAME, FALLBACK)
-        return cls(
-            n_tokens=node.N_TOKENS,
-            layers=tuple(node.LAYERS),
-            beta=defaults["BETA"] if node.BETA is None else node.BETA,
-            sim_w=defaults["SIM_W"] if node.LOSS.SIM_W is None else node.LOSS.SIM_W,
-            vision_aligner=node.VISION_ALIGNER,
-            prototype_proj=node.PROTOTYPE_PROJ,
-            noise_source=node.NOISE_PROMPT.SOURCE,
-            coef=node.NOISE_PROMPT.COEF,
-            alpha=node.LOSS.ALPHA,
-            wa_w=node.LOSS.WA_W,
-        )
-
-
-def check_node(node: CfgNode) -> None:
-    """Raise a ValueError for the first value of ``TRAINER.ANPROMPT`` that cannot work."""
-    for key, options in CHOICES.items():
-        value = lookup(node, key)
-        require(value in options, f"TRAINER.ANPROMPT.{key}: expected one of {', '.join(options)}, got {value!r}")
-    bounded = {"BETA": 1, "NOISE.STRENGTH": 1, "NOISE_PROMPT.COEF": 1, "LOSS.ALPHA": 1}
-    unbounded = {"LOSS.SIM_W": math.inf, "LOSS.WA_W": math.inf}
-    for key, top in {**bounded, **unbounded}.items():
-        value = lookup(node, key)
-        if value is not None or key not in ("BETA", "LOSS.SIM_W"):
-            require_number(f"TRAINER.ANPROMPT.{key}", value, 0, top)
-    require(node.N_TOKENS >= 1, f"TRAINER.ANPROMPT.N_TOKENS: expected at least 1, got {node.N_TOKENS}")
-
-
-def lookup(node: CfgNode, key: str) -> object:
-    for part in key.split("."):
-        node = node[part]
-    return node
+SETTINGS = Settings(
+    "ANPROMPT",
+    Setting("N_TOKENS", 5, whole(1), FIXED),  # K
+    Setting("LAYERS", [6, 7, 8, 9, 10, 11, 12], last_layers, FIXED),  # up to the last text layer; vision: as many
+    Setting("BETA", None, number(0, 1)),  # weight of the fresh token in deeper vision layers; None: PER_DATASET
+    # shared (one matrix plus low-rank residuals) or linear (one matrix per layer)
+    Setting("VISION_ALIGNER", "shared", one_of("shared", "linear"), FIXED),
+    # low_rank (CLIP's projection plus a residual) or full (own random matrix)
+    Setting("PROTOTYPE_PROJ", "low_rank", one_of("low_rank", "full"), FIXED),
+    Setting("NOISE.GPT_DIR", ""),  # folder with CoPrompt's <key>_prompt.json files
+    Setting("NOISE.HPT_DIR", ""),  # folder with HPT's <Dataset>.json files
+    Setting("NOISE.STRENGTH", 0.001, number(0, 1)),  # lambda
+    Setting("NOISE.RESAMPLE", False),  # draw fresh noise before every epoch
+    # cluster (the paper), learnable (early release) or off
+    Setting("NOISE_PROMPT.SOURCE", "cluster", one_of("cluster", "learnable", "off"), FIXED),
+    Setting("NOISE_PROMPT.COEF", 0.2, number(0, 1), FIXED),  # gamma
+    Setting("LOSS.ALPHA", 0.7, number(0, 1), FIXED),  # weight of the class head against the prototype head
+    Setting("LOSS.SIM_W", None, number(0)),  # weight of both similarity terms; None: PER_DATASET
+    Setting("LOSS.WA_W", 1.0, number(0)),  # weight of WALoss
+    Setting("HEAD.SEEN", "fused", one_of(*HEADS)),  # headline head on the classes that were trained on
+    Setting("HEAD.UNSEEN", "class", one_of(*HEADS)),  # headline head on any other class list
+    per_dataset=Path(__file__).parents[1] / "configs/trainers/ANPrompt/datasets/per_dataset.yaml",
+)
+KEY = "TRAINER.ANPROMPT"
+add_anprompt_cfg = SETTINGS.extend_cfg  # the one call that a CoOp-style train.py needs
+extend_cfg = add_anprompt_cfg  # found by this project's
 
 
 # ---------------------------------------------------------------------------------------------- trainer
@@ -224,20 +143,13 @@ def lookup(node: CfgNode, key: str) -> object:
 class ANPrompt(TwoHeadTrainer):
     """Anti-noise prompt tuning."""
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        check_node(cfg.TRAINER.ANPROMPT)
-        check_layers("TRAINER.ANPROMPT.LAYERS", list(cfg.TRAINER.ANPROMPT.LAYERS), cfg.MODEL.BACKBONE.NAME)
+    settings = SETTINGS
 
     @classmethod
     def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> DeepTokenCLIP:
-        settings = Settings.from_cfg(cfg)
-        learner = TokenLearner(backbone.model, settings)
-        return DeepTokenCLIP(backbone, learner, settings.layers, settings.alpha, settings.beta)
-
-    @cached_property
-    def settings(self) -> Settings:
-        return Settings.from_cfg(self.cfg)
+        values = SETTINGS.values(cfg)
+        learner = TokenLearner(backbone.model, values)
+        return DeepTokenCLIP(backbone, learner, tuple(values.LAYERS), values.LOSS.ALPHA, values.BETA)
 
     def build_model(self) -> None:
         self.print_per_dataset_values()
@@ -247,11 +159,10 @@ class ANPrompt(TwoHeadTrainer):
         super().build_model()
 
     def print_per_dataset_values(self) -> None:
-        node, name = self.cfg.TRAINER.ANPROMPT, self.cfg.DATASET.NAME
-        used = {"BETA": (node.BETA, self.settings.beta), "LOSS.SIM_W": (node.LOSS.SIM_W, self.settings.sim_w)}
-        values = ", ".join(f"{key} {value}" for key, (configured, value) in used.items() if configured is None)
+        name = self.cfg.DATASET.NAME
+        values = ", ".join(f"{key} {value}" for key, value in SETTINGS.per_dataset_values(self.cfg).items())
         if values:
-            origin = f"for {name}" if name in PER_DATASET else f"(no entry for {name}: general defaults)"
+            origin = f"for {name}" if SETTINGS.has_row(self.cfg) else f"(no entry for {name}: general defaults)"
             print(f"Per-dataset values {origin}: {values}")
 
     # ------------------------------------------------------------------ noise
@@ -267,7 +178,7 @@ class ANPrompt(TwoHeadTrainer):
             self.build_noise(redraw=True)
 
     def needs_noise(self) -> bool:
-        return self.settings.noise_source == "cluster" or self.settings.wa_w > 0
+        return self.values.NOISE_PROMPT.SOURCE == "cluster" or self.values.LOSS.WA_W > 0
 
     def noise_generator(self) -> random.Random:
         """A private generator: the global ones decide few-shot subsets and batch orders, as in other trainers."""
@@ -282,7 +193,7 @@ class ANPrompt(TwoHeadTrainer):
 
         A resumed run keeps the sentences and the noise prompts of its checkpoint.
         """
-        noise = self.cfg.TRAINER.ANPROMPT.NOISE
+        noise = self.values.NOISE
         banks = noise_banks(self.cfg.DATASET.NAME, self.model.classnames, noise.GPT_DIR, noise.HPT_DIR)
         if redraw:
             self.noise_index, self.noise_source = banks.draw(self.noise_generator()), banks.source
@@ -291,13 +202,14 @@ class ANPrompt(TwoHeadTrainer):
             f"the noise of this run came from {self.noise_source}, now it would come from {banks.source}: resume with "
             "the same TRAINER.ANPROMPT.NOISE.GPT_DIR and HPT_DIR, or start anew in another OUTPUT_DIR",
         )
+        assert self.noise_index is not None
         base, perturbation = self.noise_index
         print(f"Weak noise: {banks.source}; sentences {base} and {perturbation}, strength {noise.STRENGTH}")
         clean, perturbed = banks.base[base], banks.perturbation[perturbation]
         features = weak_noise_features(self.encode_sentences(clean), self.encode_sentences(perturbed), noise.STRENGTH)
         self.weak_noise = features
-        if redraw and self.settings.noise_source == "cluster":
-            centres = noise_prompts(features, self.settings.n_tokens, lambda: self.encode_bank(banks))
+        if redraw and self.values.NOISE_PROMPT.SOURCE == "cluster":
+            centres = noise_prompts(features, self.values.N_TOKENS, lambda: self.encode_bank(banks))
             self.model.learner.noise_prompts.copy_(centres)
 
     def encode_sentences(self, sentences: list[str]) -> Tensor:
@@ -310,19 +222,19 @@ class ANPrompt(TwoHeadTrainer):
     # ------------------------------------------------------------------ objective
 
     def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        model, settings, classes = self.model, self.settings, self.model.classes
+        model, weights, classes = self.model, self.values.LOSS, self.model.classes
         text = model.encode_text()
         features = model.encode_image(batch["images"], with_frozen=True)
         class_logits = model.logits(features.class_token, text)
         prototype_logits = model.logits(features.prototype, text)
         terms = {
-            "ce": head_cross_entropy(class_logits, prototype_logits, batch["labels"], settings.alpha),
-            "sim_image": settings.sim_w * similarity_loss(features.class_token, features.frozen),
-            "sim_text": settings.sim_w * similarity_loss(text, classes.zero_shot),
+            "ce": head_cross_entropy(class_logits, prototype_logits, batch["labels"], weights.ALPHA),
+            "sim_image": weights.SIM_W * similarity_loss(features.class_token, features.frozen),
+            "sim_text": weights.SIM_W * similarity_loss(text, classes.zero_shot),
         }
-        if settings.wa_w > 0:
+        if weights.WA_W > 0:
             noise_logits = model.logits(features.prototype, self.weak_noise)
-            terms["wa"] = settings.wa_w * weak_alignment_loss(class_logits, noise_logits)
+            terms["wa"] = weights.WA_W * weak_alignment_loss(class_logits, noise_logits)
         return terms, class_logits
 
     # ------------------------------------------------------------------ evaluation and checkpoints
@@ -332,10 +244,6 @@ class ANPrompt(TwoHeadTrainer):
         head = cfg.TRAINER.ANPROMPT.HEAD
         return head.SEEN, head.UNSEEN
 
-    def required_settings(self) -> dict[str, object]:
-        keys = "N_TOKENS LAYERS VISION_ALIGNER PROTOTYPE_PROJ NOISE_PROMPT.SOURCE NOISE_PROMPT.COEF LOSS.ALPHA"
-        return super().required_settings() | self.own_settings(*keys.split())
-
     def method_state(self) -> dict[str, object]:
         return {
             "beta": self.model.beta,
@@ -344,7 +252,7 @@ class ANPrompt(TwoHeadTrainer):
             "noise_index": self.noise_index,
         }
 
-    def restore_method_state(self, state: dict) -> None:
+    def restore_method_state(self, state: Mapping[str, Any]) -> None:
         """BETA, which depends on the dataset, and the choice of heads were settled in training."""
         node, trained = self.cfg.TRAINER.ANPROMPT, state["beta"]
         if node.BETA is None and self.model.beta != trained:

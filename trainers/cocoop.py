@@ -19,14 +19,14 @@ from anprompt.engine.trainer import PromptTrainer
 from anprompt.prompts.context import (
     ContextPrompts,
     PromptWriter,
-    check_context,
     context_length,
     context_prompts,
     start_context,
+    words,
 )
 from anprompt.prompts.prompted_clip import PromptedCLIP, unit
-from anprompt.utils.config import add_trainer_node, require_number
 from anprompt.utils.distributed import shared_out
+from anprompt.utils.settings import Setting, Settings, whole
 from dassl.engine import TRAINER_REGISTRY
 
 # Prompts that run through the text tower at a time. A batch with more is split by images, and activations are
@@ -34,13 +34,6 @@ from dassl.engine import TRAINER_REGISTRY
 # tower each row keeps some 0.3 MB in fp32, so this is about 2 GB.
 MAX_PROMPTS = 1024
 REDUCTION = 16  # image feature width over the meta-net's hidden width
-
-
-def extend_cfg(cfg: CfgNode) -> None:
-    """Add ``TRAINER.COCOOP``."""
-    node = add_trainer_node(cfg, "COCOOP")
-    node.N_CTX = 4  # M; with CTX_INIT, the number of its tokens counts instead
-    node.CTX_INIT = "a photo of a"  # words to start from; empty: random
 
 
 class ConditionalLearner(nn.Module):
@@ -100,14 +93,19 @@ class ConditionalCLIP(PromptedCLIP):
         yield
 
 
+SETTINGS = Settings(
+    "COCOOP",
+    Setting("N_CTX", 4, whole(1)),  # M; with CTX_INIT, the number of its tokens counts instead
+    Setting("CTX_INIT", "a photo of a", words(1)),  # words to start from; empty: random
+)
+extend_cfg = SETTINGS.extend_cfg
+
+
 @TRAINER_REGISTRY.register()
 class CoCoOp(PromptTrainer):
     """Conditional context optimisation."""
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        require_number("TRAINER.COCOOP.N_CTX", cfg.TRAINER.COCOOP.N_CTX, 1)
-        check_context("TRAINER.COCOOP.CTX_INIT", cfg.TRAINER.COCOOP.CTX_INIT, 1)
+    settings = SETTINGS
 
     @classmethod
     def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ConditionalCLIP:

@@ -4,7 +4,7 @@
 per class (CSC), behind, around or before the class name. The loss is the cross-entropy of CLIP's usual logits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,39 +14,34 @@ from anprompt.clip.backbone import Backbone
 from anprompt.engine.resumable import describe
 from anprompt.engine.trainer import PromptTrainer
 from anprompt.prompts.context import (
-    POSITIONS,
     ContextCLIP,
     ContextLearner,
-    check_context,
+    class_name_position,
     context_length,
     context_prompts,
     start_context,
+    words,
 )
 from anprompt.prompts.prompted_clip import random_prompts
-from anprompt.utils.config import add_trainer_node, require, require_number
-from anprompt.utils.suggest import require_known
+from anprompt.utils.config import require
+from anprompt.utils.settings import FIXED, Setting, Settings, whole
 from dassl.engine import TRAINER_REGISTRY
 
-
-def extend_cfg(cfg: CfgNode) -> None:
-    """Add ``TRAINER.COOP``."""
-    node = add_trainer_node(cfg, "COOP")
-    node.N_CTX = 16  # M; with CTX_INIT, the number of its tokens counts instead
-    node.CSC = False  # class-specific context
-    node.CTX_INIT = ""  # words to start from, such as "a photo of a"; empty: random
-    node.CLASS_TOKEN_POSITION = "end"  # of the class name: end, middle or front
+SETTINGS = Settings(
+    "COOP",
+    Setting("N_CTX", 16, whole(1)),  # M; with CTX_INIT, the number of its tokens counts instead
+    Setting("CSC", False, None, FIXED),  # class-specific context
+    Setting("CTX_INIT", "", words(1)),  # words to start from, such as "a photo of a"; empty: random
+    Setting("CLASS_TOKEN_POSITION", "end", class_name_position, FIXED),  # of the class name: end, middle or front
+)
+extend_cfg = SETTINGS.extend_cfg
 
 
 @TRAINER_REGISTRY.register()
 class CoOp(PromptTrainer):
     """Context optimisation."""
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        node = cfg.TRAINER.COOP
-        require_number("TRAINER.COOP.N_CTX", node.N_CTX, 1)
-        check_context("TRAINER.COOP.CTX_INIT", node.CTX_INIT, 1)
-        require_known("TRAINER.COOP.CLASS_TOKEN_POSITION", node.CLASS_TOKEN_POSITION, POSITIONS)
+    settings = SETTINGS
 
     @classmethod
     def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
@@ -59,10 +54,7 @@ class CoOp(PromptTrainer):
         write = partial(context_prompts, count=count, position=node.CLASS_TOKEN_POSITION, per_class=node.CSC)
         return ContextCLIP(backbone, ContextLearner(start), write)
 
-    def required_settings(self) -> dict[str, Any]:
-        return super().required_settings() | self.own_settings("CSC", "CLASS_TOKEN_POSITION")
-
-    def check_classes(self, trained_on: dict[str, Any]) -> None:
+    def check_classes(self, trained_on: Mapping[str, Any]) -> None:
         require(
             not self.cfg.TRAINER.COOP.CSC or trained_on["classnames"] == self.data_identity()["classnames"],
             f"class-specific contexts exist for {describe(trained_on)} only, not for {describe(self.data_identity())}: "

@@ -17,33 +17,29 @@ from anprompt.engine.trainer import PromptTrainer
 from anprompt.prompts.context import (
     ContextCLIP,
     ContextLearner,
-    check_context,
     context_length,
     context_prompts,
     start_context,
+    words,
 )
 from anprompt.prompts.losses import similarity_loss
-from anprompt.utils.config import add_trainer_node, require_number
+from anprompt.utils.settings import Setting, Settings, number, whole
 from dassl.engine import TRAINER_REGISTRY
 
-
-def extend_cfg(cfg: CfgNode) -> None:
-    """Add ``TRAINER.KGCOOP``."""
-    node = add_trainer_node(cfg, "KGCOOP")
-    node.N_CTX = 4  # M; with CTX_INIT, the number of its tokens counts instead
-    node.CTX_INIT = "a photo of a"  # words to start from; empty: random
-    node.W = 8.0  # weight of the distance
+SETTINGS = Settings(
+    "KGCOOP",
+    Setting("N_CTX", 4, whole(1)),  # M; with CTX_INIT, the number of its tokens counts instead
+    Setting("CTX_INIT", "a photo of a", words(1)),  # words to start from; empty: random
+    Setting("W", 8.0, number(0)),  # weight of the distance
+)
+extend_cfg = SETTINGS.extend_cfg
 
 
 @TRAINER_REGISTRY.register()
 class KgCoOp(PromptTrainer):
     """Knowledge-guided context optimisation."""
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        require_number("TRAINER.KGCOOP.N_CTX", cfg.TRAINER.KGCOOP.N_CTX, 1)
-        check_context("TRAINER.KGCOOP.CTX_INIT", cfg.TRAINER.KGCOOP.CTX_INIT, 1)
-        require_number("TRAINER.KGCOOP.W", cfg.TRAINER.KGCOOP.W, 0)
+    settings = SETTINGS
 
     @classmethod
     def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
@@ -64,4 +60,4 @@ class KgCoOp(PromptTrainer):
         text = self.model.encode_text()
         logits = self.model.logits(self.model.encode_image(batch["images"]), text)
         distance = similarity_loss(text, self.hand_written)
-        return {"ce": F.cross_entropy(logits, batch["labels"]), "kg": self.cfg.TRAINER.KGCOOP.W * distance}, logits
+        return {"ce": F.cross_entropy(logits, batch["labels"]), "kg": self.values.W * distance}, logits

@@ -7,25 +7,16 @@ prompts of the same layer of the vision tower, where they stand behind the patch
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from anprompt.clip.backbone import Backbone, text_depth, vision_depth
+from anprompt.clip.backbone import Backbone, layers_of, text_depth, vision_depth
 from anprompt.engine.trainer import PromptTrainer
-from anprompt.prompts.context import ContextCLIP, check_context, context_prompts, start_context
+from anprompt.prompts.context import ContextCLIP, context_prompts, start_context, words
 from anprompt.prompts.prompted_clip import random_prompts
-from anprompt.utils.config import add_trainer_node, require_number
+from anprompt.utils.settings import FIXED, Setting, Settings, whole
 from dassl.engine import TRAINER_REGISTRY
-
-
-def extend_cfg(cfg: CfgNode) -> None:
-    """Add ``TRAINER.MAPLE``."""
-    node = add_trainer_node(cfg, "MAPLE")
-    node.N_CTX = 2  # K
-    node.CTX_INIT = "a photo of a"  # its first K tokens start the context, the others stay; empty: random
-    node.PROMPT_DEPTH = 9  # layers of each tower that get prompts, counted from the first
 
 
 class CoupledLearner(nn.Module):
@@ -57,17 +48,20 @@ class CoupledLearner(nn.Module):
         return {layer: project(rows) for project, (layer, rows) in zip(maps, tokens, strict=True)}
 
 
+SETTINGS = Settings(
+    "MAPLE",
+    Setting("N_CTX", 2, whole(1), FIXED),  # K
+    Setting("CTX_INIT", "a photo of a", words("N_CTX"), FIXED),  # its first K tokens start the context; empty: random
+    Setting("PROMPT_DEPTH", 9, layers_of(text_depth, vision_depth), FIXED),  # first layers of each tower with prompts
+)
+extend_cfg = SETTINGS.extend_cfg
+
+
 @TRAINER_REGISTRY.register()
 class MaPLe(PromptTrainer):
     """Multi-modal prompt learning."""
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        node = cfg.TRAINER.MAPLE
-        depth = min(text_depth(cfg.MODEL.BACKBONE.NAME), vision_depth(cfg.MODEL.BACKBONE.NAME))
-        require_number("TRAINER.MAPLE.N_CTX", node.N_CTX, 1)
-        require_number("TRAINER.MAPLE.PROMPT_DEPTH", node.PROMPT_DEPTH, 1, depth)
-        check_context("TRAINER.MAPLE.CTX_INIT", node.CTX_INIT, node.N_CTX)
+    settings = SETTINGS
 
     @classmethod
     def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
@@ -75,6 +69,3 @@ class MaPLe(PromptTrainer):
         start = start_context(backbone, node.CTX_INIT, node.N_CTX)
         learner = CoupledLearner(start, node.PROMPT_DEPTH, backbone.vision_width)
         return ContextCLIP(backbone, learner, partial(context_prompts, count=node.N_CTX, words=node.CTX_INIT))
-
-    def required_settings(self) -> dict[str, Any]:
-        return super().required_settings() | self.own_settings("N_CTX", "CTX_INIT", "PROMPT_DEPTH")

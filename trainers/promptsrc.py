@@ -6,7 +6,7 @@ the prompts of all epochs, weighted by a Gaussian over the epochs (GPA).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,32 +15,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from anprompt.clip.backbone import Backbone, text_depth, vision_depth
+from anprompt.clip.backbone import Backbone, layers_of, text_depth, vision_depth
 from anprompt.engine.batch import Batch
 from anprompt.engine.trainer import PromptTrainer
-from anprompt.prompts.context import ContextCLIP, check_context, context_prompts, start_context
+from anprompt.prompts.context import ContextCLIP, context_prompts, start_context, words
 from anprompt.prompts.prompted_clip import random_prompts
 from anprompt.prompts.templates import clip_templates
 from anprompt.utils import distributed
-from anprompt.utils.config import add_trainer_node, require, require_number
+from anprompt.utils.config import require
+from anprompt.utils.settings import FIXED, Setting, Settings, number, whole
 from dassl.engine import TRAINER_REGISTRY
 
 MIN_WEIGHT = 1e-300  # below, floating point has no room for a weight
 TEMPLATES = 60  # the paper's number N; here the first 60 of the 80 that CLIP's authors wrote for ImageNet
-
-
-def extend_cfg(cfg: CfgNode) -> None:
-    """Add ``TRAINER.PROMPTSRC``."""
-    node = add_trainer_node(cfg, "PROMPTSRC")
-    node.N_CTX_TEXT = 4  # prompts per text layer
-    node.N_CTX_VISION = 4  # prompts per vision layer
-    node.CTX_INIT = "a photo of a"  # its first tokens start the context, the others stay; empty: random
-    node.PROMPT_DEPTH_TEXT = 9  # layers that get prompts, counted from the first
-    node.PROMPT_DEPTH_VISION = 9
-    node.TEXT_LOSS_WEIGHT = 25.0
-    node.IMAGE_LOSS_WEIGHT = 10.0
-    node.GPA_MEAN = 15.0  # epoch (from 1) whose prompts count most
-    node.GPA_STD = 1.0  # in epochs
 
 
 class IndependentLearner(nn.Module):
@@ -95,32 +82,42 @@ class GaussianAverage:
         return {name: tensor / self.total for name, tensor in self.weighted.items()}
 
 
+def logit_consistency(logits: Tensor, frozen: Tensor) -> Tensor:
+    """KL(frozen || tuned) of two ``[B, C]``, summed over all entries and divided by their number B * C."""
+    divergence = F.kl_div(logits.log_softmax(dim=1), frozen.log_softmax(dim=1), reduction="sum", log_target=True)
+    return divergence / logits.numel()
+
+
+SETTINGS = Settings(
+    "PROMPTSRC",
+    Setting("N_CTX_TEXT", 4, whole(1), FIXED),  # prompts per text layer
+    Setting("N_CTX_VISION", 4, whole(1), FIXED),  # prompts per vision layer
+    Setting("CTX_INIT", "a photo of a", words("N_CTX_TEXT"), FIXED),  # its first tokens start the context; or random
+    Setting("PROMPT_DEPTH_TEXT", 9, layers_of(text_depth), FIXED),  # layers that get prompts, counted from the first
+    Setting("PROMPT_DEPTH_VISION", 9, layers_of(vision_depth), FIXED),
+    Setting("TEXT_LOSS_WEIGHT", 25.0, number(0)),
+    Setting("IMAGE_LOSS_WEIGHT", 10.0, number(0)),
+    Setting("GPA_MEAN", 15.0, number(-1e6, 1e6)),  # epoch (from 1) whose prompts count most
+    Setting("GPA_STD", 1.0, number(1e-3, 1e6)),  # in epochs
+)
+extend_cfg = SETTINGS.extend_cfg
+
+
 @TRAINER_REGISTRY.register()
 class PromptSRC(PromptTrainer):
     """Self-regulating prompts."""
 
+    settings = SETTINGS
+
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        node, name = cfg.TRAINER.PROMPTSRC, cfg.MODEL.BACKBONE.NAME
-        limits = {
-            "N_CTX_TEXT": (1, math.inf),
-            "N_CTX_VISION": (1, math.inf),
-            "PROMPT_DEPTH_TEXT": (1, text_depth(name)),
-            "PROMPT_DEPTH_VISION": (1, vision_depth(name)),
-            "TEXT_LOSS_WEIGHT": (0, math.inf),
-            "IMAGE_LOSS_WEIGHT": (0, math.inf),
-            "GPA_MEAN": (-1e6, 1e6),
-            "GPA_STD": (1e-3, 1e6),
-        }
-        for key, (low, high) in limits.items():
-            require_number(f"TRAINER.PROMPTSRC.{key}", node[key], low, high)
+        node = cfg.TRAINER.PROMPTSRC
         average = GaussianAverage(node.GPA_MEAN, node.GPA_STD)
         require(
             any(average.weight(epoch) > MIN_WEIGHT for epoch in range(1, cfg.OPTIM.MAX_EPOCH + 1)),
             f"TRAINER.PROMPTSRC.GPA_MEAN {node.GPA_MEAN} with GPA_STD {node.GPA_STD} gives no weight to any of the "
             f"{cfg.OPTIM.MAX_EPOCH} epochs: choose a mean within them or a larger deviation",
         )
-        check_context("TRAINER.PROMPTSRC.CTX_INIT", node.CTX_INIT, node.N_CTX_TEXT)
 
     @classmethod
     def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
@@ -150,7 +147,7 @@ class PromptSRC(PromptTrainer):
         return self.model.encode_templates(templates, self.model.classnames, normalise=False)
 
     def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        node, model, images = self.cfg.TRAINER.PROMPTSRC, self.model, batch["images"]
+        node, model, images = self.values, self.model, batch["images"]
         text, features = model.encode_text(), model.encode_image(images)
         frozen = model.encode_frozen_image(images)  # prompts enter at the first layer: no layer is shared
         logits = model.logits(features, text)
@@ -174,7 +171,7 @@ class PromptSRC(PromptTrainer):
     def training_state(self) -> dict[str, Any]:
         return {"total": self.gpa.total, "weighted": self.gpa.weighted, "last_state": self.last_state}
 
-    def restore_training_state(self, state: dict[str, Any], epoch: int) -> None:
+    def restore_training_state(self, state: Mapping[str, Any], epoch: int) -> None:
         """Go on with the sums. Where epochs follow, so do the last one's prompts; where none do, their average stays.
 
         The average is taken here, too: a run that was stopped may be declared finished by a smaller MAX_EPOCH.
@@ -183,13 +180,3 @@ class PromptSRC(PromptTrainer):
         self.last_state = state["last_state"]
         done = epoch >= self.max_epoch
         self.model.learner.load_state_dict(self.gpa.average() if done else self.last_state)
-
-    def required_settings(self) -> dict[str, Any]:
-        keys = "N_CTX_TEXT N_CTX_VISION CTX_INIT PROMPT_DEPTH_TEXT PROMPT_DEPTH_VISION"
-        return super().required_settings() | self.own_settings(*keys.split())
-
-
-def logit_consistency(logits: Tensor, frozen: Tensor) -> Tensor:
-    """KL(frozen || tuned) of two ``[B, C]``, summed over all entries and divided by their number B * C."""
-    divergence = F.kl_div(logits.log_softmax(dim=1), frozen.log_softmax(dim=1), reduction="sum", log_target=True)
-    return divergence / logits.numel()

@@ -21,14 +21,17 @@ import logging
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from yacs.config import CfgNode
 
+from anprompt.utils.config import require_number
+from anprompt.utils.settings import Check
 from anprompt.utils.suggest import suggest
 
 if TYPE_CHECKING:
@@ -198,6 +201,15 @@ def text_depth(name: str) -> int:
 def vision_depth(name: str) -> int:
     """The same for the vision tower."""
     return _config(name)["vision_cfg"].get("layers", 12)
+
+
+def layers_of(*depths: Callable[[str], int]) -> Check:
+    """Check of a number of first layers: each of these towers has as many, as ``layers_of(text_depth)``."""
+
+    def check(key: str, value: Any, cfg: CfgNode) -> None:
+        require_number(key, value, 1, min(depth(cfg.MODEL.BACKBONE.NAME) for depth in depths))
+
+    return check
 
 
 def count_tokens(text: str) -> int:

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from anprompt.runs.run_folder import RESULTS
 from anprompt.utils import distributed
 from anprompt.utils.config import as_plain, require, require_number
 from anprompt.utils.files import atomic_path
+from anprompt.utils.settings import Settings
 from anprompt.utils.suggest import require_known
 from dassl.data.transforms import INTERPOLATION_MODES
 from dassl.metrics import compute_accuracy
@@ -60,9 +62,11 @@ class PromptTrainer(ResumableTrainer):
     depends on go into :meth:`required_settings`.
 
     Attributes:
+        settings: the rows of its config node, if it has one: checked before a run, compared with checkpoints.
         schedule_unit: after what the schedule moves: an ``epoch`` (Dassl's way), or an ``update`` of the learnables.
     """
 
+    settings: Settings | None = None
     schedule_unit: Literal["epoch", "update"] = "epoch"
     train_loader_x: Any
     val_loader: Any
@@ -122,6 +126,15 @@ class PromptTrainer(ResumableTrainer):
 
     # ------------------------------------------------------------------ what a method may call
 
+    @cached_property
+    def values(self) -> CfgNode:
+        """The method's own config node, with the dataset's values where the config leaves them open."""
+        assert self.settings is not None
+        return self.settings.values(self.cfg)
+
+    def required_settings(self) -> dict[str, Any]:
+        return super().required_settings() | self.own_settings(*(self.settings.fixed if self.settings else ()))
+
     def hand_written_prompts(self) -> list[str]:
         """The prompt of each class from the dataset's template, or from ``DATASET.TEMPLATE``."""
         return prompts_for(self.cfg.DATASET.NAME, self.model.classnames, self.cfg.DATASET.TEMPLATE)
@@ -157,6 +170,8 @@ class PromptTrainer(ResumableTrainer):
         )
         if precision in PRECISION_NAMES:
             print(f"{self.key(cfg)}.PREC {precision} is taken as {PRECISION_NAMES[precision]}: learnables stay in fp32")
+        if self.settings is not None:
+            self.settings.check(cfg)
 
     @staticmethod
     def check_test_cfg(cfg: CfgNode) -> None:

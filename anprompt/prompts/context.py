@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone, count_tokens
 from anprompt.clip.encoders import (
@@ -29,6 +30,8 @@ from anprompt.prompts.prompted_clip import PromptedCLIP, random_prompts, unit
 from anprompt.prompts.templates import class_text
 from anprompt.utils.config import require
 from anprompt.utils.distributed import shared_out
+from anprompt.utils.settings import Check
+from anprompt.utils.suggest import require_known
 
 POSITIONS = ("end", "middle", "front")  # of the class name, relative to the context
 PLACEHOLDER = "X"  # one token, whose embedding the context replaces
@@ -158,6 +161,21 @@ def check_context(key: str, words: str, count: int) -> None:
     """Raise a ValueError unless ``words``, if any, have at least ``count`` tokens to start from; ``key`` names them."""
     tokens = context_length(words, count)
     require(tokens >= count, f"{key}: expected words of at least {count} tokens, got {words!r} ({tokens})")
+
+
+def class_name_position(key: str, value: str, cfg: CfgNode) -> None:
+    """Check of the place of the class name in a prompt."""
+    require_known(key, value, POSITIONS)
+
+
+def words(count: int | str) -> Check:
+    """Check of words to start from: at least ``count`` tokens, or as many as the method's key of that name says."""
+
+    def check(key: str, value: str, cfg: CfgNode) -> None:
+        node = cfg.TRAINER[key.split(".")[1]]
+        check_context(key, value, node[count] if isinstance(count, str) else count)
+
+    return check
 
 
 class ContextLearner(nn.Module):

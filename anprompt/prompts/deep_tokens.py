@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone, text_depth
 from anprompt.clip.encoders import (
@@ -159,8 +161,9 @@ class DeepTokenCLIP(PromptedCLIP):
         return {"class": class_logits, "prototype": prototype_logits, "fused": fused}
 
 
-def check_layers(key: str, layers: list[int], backbone: str) -> None:
-    """Raise a ValueError unless ``layers`` are contiguous and end with the last text layer; ``key`` names them."""
+def last_layers(key: str, value: Sequence[int], cfg: CfgNode) -> None:
+    """Check of text layers: they are contiguous and end with the last one."""
+    backbone, layers = cfg.MODEL.BACKBONE.NAME, list(value)
     depth = text_depth(backbone)
     require(
         bool(layers) and layers[0] >= 1 and layers == list(range(layers[0], depth + 1)),

@@ -31,7 +31,7 @@ class Beside(CoOp):
     """Loads further images, fewer than there are steps in an epoch, and classifies them, too."""
 
     def make_loaders(self):
-        return {"anchors": torch.utils.data.DataLoader(self.train_loader_x.dataset, batch_size=6, shuffle=True)}
+        return {"anchors": torch.utils.data.DataLoader(self.train_loader_x.dataset, batch_size=8, shuffle=True)}
 
     def parse_batch_train(self, batch):
         parsed = super().parse_batch_train(batch)

@@ -55,7 +55,7 @@ def build(kind, options):
     """A trainer on the small CLIP, with what ``before_train`` would have prepared."""
     trainer = bare_trainer(kind, small_clip(), *options)
     trainer.weak_noise = trainer.frozen_text = trainer.hand_written = noise(len(NAMES), 3)
-    if kind is ANPrompt and trainer.settings.noise_source == "cluster":
+    if kind is ANPrompt and trainer.values.NOISE_PROMPT.SOURCE == "cluster":
         trainer.model.learner.noise_prompts.copy_(0.3 * noise(5, 4))
     return trainer
 

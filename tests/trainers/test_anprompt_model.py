@@ -1,6 +1,5 @@
 """The prompted CLIP and its objective against the oracle, and the invariants of its parts."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,21 +8,37 @@ import torch
 from anprompt.clip.encoders import Tokens, text_features, vision_rows, vision_trunk
 from anprompt.prompts.deep_tokens import DeepTokenCLIP
 from anprompt.prompts.losses import head_cross_entropy, similarity_loss, weak_alignment_loss
+from dassl.config import get_cfg_default
 from tests.conftest import backbone_around, small_clip
 from tests.helpers.oracle import Oracle, anprompt_objective, mmrl_objective
-from trainers.anprompt import PER_DATASET, ANPrompt, Settings, SharedAligner, TokenLearner
+from trainers.anprompt import SETTINGS, ANPrompt, SharedAligner, TokenLearner
 
-PAPER = Settings(
-    n_tokens=3, layers=(3, 4), beta=0.6, sim_w=0.5, vision_aligner="shared", prototype_proj="low_rank",
-    noise_source="cluster", coef=0.2, alpha=0.7, wa_w=1.0,
-)  # fmt: skip
-EARLY_RELEASE = replace(PAPER, noise_source="learnable")
-MMRL = replace(PAPER, vision_aligner="linear", prototype_proj="full", noise_source="off", beta=1.0, wa_w=0.0)
+
+def replace(values, **changes):
+    """``TRAINER.ANPROMPT`` with other values: ``LOSS_WA_W`` is LOSS.WA_W."""
+    values = values.clone()
+    for name, value in changes.items():
+        node = next((key for key in ("NOISE_PROMPT", "LOSS") if name.startswith(f"{key}_")), None)
+        (values[node] if node else values)[name.removeprefix(f"{node}_")] = value
+    return values
+
+
+def defaults():
+    cfg = get_cfg_default()
+    SETTINGS.extend_cfg(cfg)
+    return cfg.TRAINER.ANPROMPT
+
+
+PAPER = replace(defaults(), N_TOKENS=3, LAYERS=[3, 4], BETA=0.6, LOSS_SIM_W=0.5)
+EARLY_RELEASE = replace(PAPER, NOISE_PROMPT_SOURCE="learnable")
+MMRL = replace(
+    PAPER, VISION_ALIGNER="linear", PROTOTYPE_PROJ="full", NOISE_PROMPT_SOURCE="off", BETA=1.0, LOSS_WA_W=0.0
+)
 READINGS = {
     "paper": PAPER,
-    "paper, linear aligner, all layers": replace(PAPER, vision_aligner="linear", layers=(1, 2, 3, 4), n_tokens=1),
+    "paper, linear aligner, all layers": replace(PAPER, VISION_ALIGNER="linear", LAYERS=[1, 2, 3, 4], N_TOKENS=1),
     "early release": EARLY_RELEASE,
-    "no noise prompts": replace(PAPER, noise_source="off", beta=1.0),
+    "no noise prompts": replace(PAPER, NOISE_PROMPT_SOURCE="off", BETA=1.0),
     "mmrl": MMRL,
 }
 
@@ -35,13 +50,13 @@ def doubled(settings, clip, seed=0):
     with torch.no_grad():
         for parameter in learner.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-        if settings.noise_source == "cluster":
+        if settings.NOISE_PROMPT.SOURCE == "cluster":
             learner.noise_prompts.copy_(0.3 * torch.randn_like(learner.noise_prompts))
     return learner
 
 
 def around(clip, learner, settings):
-    return DeepTokenCLIP(backbone_around(clip), learner, settings.layers, settings.alpha, settings.beta)
+    return DeepTokenCLIP(backbone_around(clip), learner, tuple(settings.LAYERS), settings.LOSS.ALPHA, settings.BETA)
 
 
 def prompted(settings, clip, ids, seed=0):
@@ -57,7 +72,7 @@ def weak_noise(classes=5):
 
 def loss_terms(model, settings, images, labels):
     """The trainer's own code on this model, without a trainer around it."""
-    trainer = SimpleNamespace(model=model, settings=settings, weak_noise=weak_noise())
+    trainer = SimpleNamespace(model=model, values=settings, weak_noise=weak_noise())
     return ANPrompt.loss_terms(trainer, {"images": images, "labels": labels})
 
 
@@ -81,8 +96,8 @@ def test_objective_and_all_gradients_equal_the_oracle(clip, oracle, prompts, ima
     copies = leaves(model.learner)
     slow, class_logits, _ = anprompt_objective(
         oracle, {**copies, **dict(model.learner.named_buffers())}, prompts, images, LABELS, weak_noise(),
-        settings.layers, beta=settings.beta, coef=settings.coef, alpha=settings.alpha, sim_w=settings.sim_w,
-        wa_w=settings.wa_w,
+        settings.LAYERS, beta=settings.BETA, coef=settings.NOISE_PROMPT.COEF, alpha=settings.LOSS.ALPHA,
+        sim_w=settings.LOSS.SIM_W, wa_w=settings.LOSS.WA_W,
     )  # fmt: skip
     assert torch.allclose(logits, class_logits, rtol=0, atol=1e-9)
     assert torch.allclose(loss, slow, rtol=0, atol=1e-9)
@@ -97,7 +112,9 @@ def test_extras_off_is_mmrl(clip, oracle, prompts, images):
     model = prompted(MMRL, clip, prompts)
     loss, _ = objective(model, MMRL, images, LABELS)
     copies = leaves(model.learner)
-    slow = mmrl_objective(oracle, copies, prompts, images, LABELS, MMRL.layers, alpha=MMRL.alpha, reg_w=MMRL.sim_w)
+    slow = mmrl_objective(
+        oracle, copies, prompts, images, LABELS, MMRL.LAYERS, alpha=MMRL.LOSS.ALPHA, reg_w=MMRL.LOSS.SIM_W
+    )
     assert torch.allclose(loss, slow, rtol=0, atol=1e-9)
     loss.backward()
     expected = torch.autograd.grad(slow, list(copies.values()))
@@ -107,7 +124,7 @@ def test_extras_off_is_mmrl(clip, oracle, prompts, images):
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
-    [(MMRL, 4_992_256), (EARLY_RELEASE, 5_117_952), (replace(PAPER, vision_aligner="linear"), 9_277_440)],
+    [(MMRL, 4_992_256), (EARLY_RELEASE, 5_117_952), (replace(PAPER, VISION_ALIGNER="linear"), 9_277_440)],
 )
 def test_parameter_counts_at_vit_b16_size(settings, expected):
     class Shapes(torch.nn.Module):  # only what a learner reads of CLIP ViT-B/16
@@ -117,7 +134,7 @@ def test_parameter_counts_at_vit_b16_size(settings, expected):
             self.visual.proj = torch.nn.Parameter(torch.zeros(768, 512))
             self.ln_final = torch.nn.LayerNorm(512)
 
-    learner = TokenLearner(Shapes(), replace(settings, n_tokens=5, layers=tuple(range(6, 13))))
+    learner = TokenLearner(Shapes(), replace(settings, N_TOKENS=5, LAYERS=[*range(6, 13)]))
     assert sum(parameter.numel() for parameter in learner.parameters()) == expected
 
 
@@ -142,7 +159,7 @@ def test_start_of_the_early_release(clip):
 def test_joining_in_closed_form():
     """W = I, b = 1, R = 1, R' = 2, gamma = 0.2 give 2.6."""
     clip = small_clip()
-    learner = TokenLearner(clip, replace(EARLY_RELEASE, vision_aligner="linear"))
+    learner = TokenLearner(clip, replace(EARLY_RELEASE, VISION_ALIGNER="linear"))
     for aligner in (learner.vision_aligner, learner.vision_noise_aligner):
         for linear in aligner.maps:
             torch.nn.init.eye_(linear.weight), torch.nn.init.ones_(linear.bias)
@@ -158,7 +175,7 @@ def test_residual_of_the_shared_aligner_starts_to_learn_from_its_zero_factor():
 
 
 def test_without_tokens_the_class_head_is_zero_shot_clip(clip, prompts, images):
-    model = prompted(replace(PAPER, n_tokens=0, noise_source="off"), clip, prompts)
+    model = prompted(replace(PAPER, N_TOKENS=0, NOISE_PROMPT_SOURCE="off"), clip, prompts)
     class_token = model.encode_image(images).class_token
     image, text, scale = clip(images, prompts)
     assert torch.allclose(model.logits(class_token, model.encode_text()), scale * image @ text.T, rtol=0, atol=1e-9)
@@ -194,7 +211,7 @@ def test_class_order_permutes_rows(clip, prompts):
 
 
 def test_image_features_ignore_the_order_of_tokens(clip, prompts, images):
-    model = prompted(replace(PAPER, noise_source="off"), clip, prompts)
+    model = prompted(replace(PAPER, NOISE_PROMPT_SOURCE="off"), clip, prompts)
     before = model.encode_image(images)
     with torch.no_grad():
         model.learner.tokens.copy_(model.learner.tokens[[2, 0, 1]])
@@ -207,7 +224,7 @@ def test_tokens_sit_in_the_last_layers_of_a_deeper_vision_tower(prompts, images)
     """As in ViT-L/14: 12 text layers, 24 vision layers."""
     clip = small_clip(depth=2, vision_depth=4)
     oracle = Oracle(clip, text_heads=4, vision_heads=3, quick=True)
-    settings = replace(PAPER, layers=(2,), beta=1.0)
+    settings = replace(PAPER, LAYERS=[2], BETA=1.0)
     model = around(clip, doubled(settings, clip), settings)
     assert model.vision_layers == (4,)
     model.set_prompts(prompts)
@@ -262,6 +279,8 @@ def test_per_dataset_values_of_the_early_release():
     names = "ImageNet Caltech101 OxfordPets StanfordCars OxfordFlowers Food101 FGVCAircraft SUN397 DescribableTextures"
     betas = (0.9, 0.6, 0.7, 0.7, 0.4, 0.1, 0.9, 0.5, 0.9, 0.2, 0.9)
     weights = (0.5, 0.5, 0.2, 7.0, 4.0, 5.0, 6.0, 6.0, 6.0, 0.001, 3.0)
-    assert list(PER_DATASET) == [*names.split(), "EuroSAT", "UCF101"]
-    assert tuple(row["BETA"] for row in PER_DATASET.values()) == betas
-    assert tuple(row["SIM_W"] for row in PER_DATASET.values()) == weights
+    table = dict(defaults().PER_DATASET)
+    assert table.pop("default") == {"BETA": 0.9, "SIM_W": 0.5}
+    assert list(table) == [*names.split(), "EuroSAT", "UCF101"]
+    assert tuple(row["BETA"] for row in table.values()) == betas
+    assert tuple(row["SIM_W"] for row in table.values()) == weights

@@ -6,12 +6,13 @@ import random
 import numpy as np
 import pytest
 import torch
+from yacs.config import CfgNode
 
 from anprompt.engine import checkpoint
 from anprompt.engine.trainer import LEARNER
 from anprompt.utils.rng import rng_state, set_rng_state
 from tests.helpers.runs import Killed, assert_equal, fewer_test_images, finish, start, weights
-from trainers.anprompt import PER_DATASET, Settings
+from trainers.anprompt import SETTINGS
 from trainers.zsclip import ZeroshotCLIP
 
 # ------------------------------------------------------------------ what training leaves
@@ -373,7 +374,7 @@ def test_loading_is_strict(make_cfg):
     ("option", "value", "message"),
     [
         ("PREC", "half", "PREC: expected one of fp32, amp, bf16, got 'half'"),
-        ("N_TOKENS", "0", "N_TOKENS: expected at least 1, got 0"),
+        ("N_TOKENS", "0", "N_TOKENS: expected a number in 1..inf, got 0"),
         ("LAYERS", "[3, 5, 6]", r"LAYERS: expected contiguous layers.*got \[3, 5, 6\]"),
         ("LAYERS", "[]", "LAYERS: expected contiguous layers"),
         ("LAYERS", "[0, 1]", "LAYERS: expected contiguous layers"),
@@ -547,14 +548,16 @@ def test_zero_shot_trainer_gives_clips_own_logits(make_cfg):
 
 def test_per_dataset_values_hold_until_the_config_names_one(make_cfg):
     cfg = make_cfg("DATASET.NAME", "Food101")
-    assert (Settings.from_cfg(cfg).beta, Settings.from_cfg(cfg).sim_w) == (0.1, 5.0)
+    assert (SETTINGS.values(cfg).BETA, SETTINGS.values(cfg).LOSS.SIM_W) == (0.1, 5.0)
     cfg = make_cfg("DATASET.NAME", "Food101", "TRAINER.ANPROMPT.BETA", "0.3", "TRAINER.ANPROMPT.LOSS.SIM_W", "2.0")
-    assert (Settings.from_cfg(cfg).beta, Settings.from_cfg(cfg).sim_w) == (0.3, 2.0)
+    assert (SETTINGS.values(cfg).BETA, SETTINGS.values(cfg).LOSS.SIM_W) == (0.3, 2.0)
 
 
-def test_active_per_dataset_values_are_printed(make_cfg, capsys, monkeypatch):
-    monkeypatch.setitem(PER_DATASET, "Shapes", {"BETA": 0.4, "SIM_W": 3.0})
-    start(make_cfg("TRAINER.ANPROMPT.BETA", "0.7"))
+def test_active_per_dataset_values_are_printed(make_cfg, capsys):
+    cfg = make_cfg("TRAINER.ANPROMPT.BETA", "0.7")
+    cfg.defrost()
+    cfg.TRAINER.ANPROMPT.PER_DATASET.Shapes = CfgNode({"BETA": 0.4, "SIM_W": 3.0})
+    start(cfg)
     assert "Per-dataset values for Shapes: LOSS.SIM_W 3.0\n" in capsys.readouterr().out
 
 
@@ -584,7 +587,7 @@ def test_settings_of_its_own_are_refused_at_a_test_unless_asked_for(make_cfg, tm
     assert f"Chosen for this test: {name} {tested} (trained with {trained})\n" in capsys.readouterr().out
     result = json.loads((tmp_path / "new" / "results.json").read_text())
     assert result["target_settings"] == {name: {"trained": trained, "tested": tested}}
-    assert trainer.model.beta == (tested if key == "BETA" else trainer.settings.beta)
+    assert trainer.model.beta == (tested if key == "BETA" else trainer.values.BETA)
     assert trainer.headline() == (tested if key == "HEAD.UNSEEN" else "class")
 
 

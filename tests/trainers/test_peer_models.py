@@ -18,7 +18,7 @@ from trainers.cocoop import CoCoOp
 from trainers.coop import CoOp
 from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
-from trainers.mmrl import MMRL, reg_weight
+from trainers.mmrl import MMRL
 from trainers.promptsrc import PromptSRC
 from trainers.zsclip import ZeroshotCLIP, ZeroshotCLIP2
 
@@ -251,9 +251,9 @@ def test_heads_of_mmrl(clip, oracle, images):
 
 def test_mmrl_takes_the_authors_values_of_the_dataset(clip):
     trainer = bare_trainer(MMRL, clip, "REP_LAYERS", [3, 4], dataset="EuroSAT")
-    assert (reg_weight(trainer.cfg), trainer.model.learner.tokens.shape[1]) == (0.01, 2048)
+    assert (trainer.values.REG_WEIGHT, trainer.values.REP_DIM) == (0.01, 2048)
     trainer = bare_trainer(MMRL, clip, "REP_LAYERS", [3, 4], dataset="StanfordCars")
-    assert (reg_weight(trainer.cfg), trainer.model.learner.tokens.shape[1]) == (7.0, 512)
+    assert (trainer.values.REG_WEIGHT, trainer.model.learner.tokens.shape[1]) == (7.0, 512)
 
 
 SEVEN = [
