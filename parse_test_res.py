@@ -21,6 +21,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from anprompt.runs.measures import harmonic_mean
+from anprompt.runs.run_folder import RESULTS
+
 END_OF_TRAINING = ("Finish training", "Finished training")  # Dassl since 0.6.1, before 0.6.1
 RESULT = ("=> result",)
 
@@ -35,7 +38,7 @@ class Source:
 
     @property
     def file(self) -> str:
-        return "results.json" if self.exact else "log.txt"
+        return RESULTS if self.exact else "log.txt"
 
     def read(self, folder: Path) -> float:
         """The run's number in per cent; ValueError where the run has not finished."""
@@ -121,11 +124,6 @@ def average(directory: Path, source: Source, args: argparse.Namespace) -> float:
     overall = statistics.fmean(means)
     print(f"Average over {len(means)} experiments of {directory}", f"* {source.keyword}: {overall:.2f}%", sep="\n")
     return overall
-
-
-def harmonic_mean(base: float, new: float) -> float:
-    """``2 b n / (b + n)``, 0 where both are."""
-    return 2 * base * new / (base + new) if base + new else 0.0
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,11 +16,6 @@ PUBLISHED = Path(__file__).parent.parent / "assets" / "published.json"
 MEMORY = {"process": "peak memory (MB)", "cuda": "peak GPU memory (MB)"}
 
 
-def harmonic_mean(base: float, new: float) -> float:
-    """``2 b n / (b + n)``, 0 where both are."""
-    return 2 * base * new / (base + new) if base + new else 0.0
-
-
 @dataclass
 class Outcome:
     """Base-to-new of one setting on one dataset."""
