@@ -7,7 +7,7 @@ from pathlib import Path
 from anprompt.runs.read_results import find_results
 from anprompt.table import build_tables
 from anprompt.table.core import Options
-from anprompt.table.render import render
+from anprompt.table.render import printable, render
 
 EPILOG = """\
 The folders may be the output folder of the scripts or any part of it. Every protocol that is found gives its own table:
@@ -49,4 +49,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)

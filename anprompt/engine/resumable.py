@@ -125,10 +125,10 @@ class ResumableTrainer(TrainerX):
         return {"dataset": dataset_id(self.cfg), "classnames": list(self.dm.dataset.classnames)}
 
     def training_facts(self) -> dict[str, Any]:
-        """What else a test of this training tells of it: images per class, and the digest of their list."""
+        """What else a test of this training tells of it: which classes, images per class, digest of their list."""
         data = self.cfg.DATASET
         subset = subset_digest(self.dm.dataset.train_x, data.ROOT) if data.NUM_SHOTS >= 1 else None
-        return {"shots": data.NUM_SHOTS, "subset": subset}
+        return {"classes": data.SUBSAMPLE_CLASSES, "shots": data.NUM_SHOTS, "subset": subset}
 
     # ------------------------------------------------------------------ saving
 
@@ -296,7 +296,7 @@ class ResumableTrainer(TrainerX):
             f"{path} was not written by this trainer (it has no 'settings'): train {self.cfg.TRAINER.NAME} first",
         )
         if "training" not in state:  # of an earlier version, which called data by their registered name
-            state["training"] = {"shots": None, "subset": None}
+            state["training"] = {"classes": None, "shots": None, "subset": None}
             if state["trained_on"]["dataset"] == self.cfg.DATASET.NAME:
                 state["trained_on"] = state["trained_on"] | {"dataset": dataset_id(self.cfg)}
         there = state["settings"]

@@ -439,6 +439,7 @@ class PromptTrainer(ResumableTrainer):
             "trainer": cfg.TRAINER.NAME,
             "configuration": Path(self.config_file).stem if self.config_file else None,
             "source": trained_on["dataset"] if self.training else None,
+            "source_classes": training["classes"] if self.training else None,
             "training": weights_digest(self.model.learner.state_dict()) if self.training else None,
             "split": split,
             "headline": tally.headline,

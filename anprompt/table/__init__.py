@@ -4,15 +4,16 @@ from collections.abc import Sequence
 
 from anprompt.runs.read_results import RunResult
 from anprompt.table.base_to_new import base_to_new
-from anprompt.table.checks import warn_of_configs, warn_of_images
+from anprompt.table.checks import warn_of_images
 from anprompt.table.core import Options, Table, group
 from anprompt.table.cross_dataset import cross_dataset
 from anprompt.table.few_shot import few_shot
+from anprompt.table.rows import settled
 
 
 def build_tables(results: Sequence[RunResult], options: Options) -> list[Table]:
     """One table per protocol that the results belong to."""
-    warn_of_configs(results, options.warn)
+    results = settled(results, options.warn)
     warn_of_images(results, options.warn)
     by_protocol = group(results, lambda result: result.protocol)
     tables = []

@@ -70,7 +70,7 @@ class Options:
 
 
 def group(results: Iterable[RunResult], key: Callable[[RunResult], Key]) -> dict[Key, list[RunResult]]:
-    """Records by key, sorted by names, shots and seed."""
+    """Runs by key, sorted by names, shots and seed."""
     groups: dict[Key, list[RunResult]] = defaultdict(list)
     for result in sorted(results, key=lambda r: (r.trainer.casefold(), r.stem, r.dataset.casefold(), r.shots, r.seed)):
         groups[key(result)].append(result)
@@ -84,6 +84,11 @@ def shots_text(shots: int) -> str | None:
 
 def seeds_text(runs: Iterable[RunResult]) -> str:
     return " ".join(str(seed) for seed in sorted({run.seed for run in runs}))
+
+
+def average_name(count: int, split: str) -> str:
+    """In the column of the data: an average over ``count`` data sets."""
+    return f"average of {count}" if split == "test" else f"average of {count} ({split})"
 
 
 def average_of(stats: Sequence[Stat | None]) -> Stat | None:

@@ -44,7 +44,12 @@ def as_text(cell: Cell) -> str:
         return f"{cell:,}"
     if isinstance(cell, float):
         return f"{cell:,.1f}"
-    return cell or "-"
+    return printable(cell) if cell else "-"
+
+
+def printable(text: str) -> str:
+    """Names come from files: what would move the cursor or break a row shows as a question mark."""
+    return "".join(character if character.isprintable() and character != "|" else "?" for character in text)
 
 
 def comma_separated(table: Table) -> str:

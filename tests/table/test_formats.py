@@ -18,7 +18,7 @@ def test_csv_is_unrounded_and_parses_back(base2new, table):
     assert float(row["base"]) == 82.0
     assert float(row["base ±"]) == pytest.approx((8 / 3) ** 0.5, rel=1e-12)
     assert float(row["new ±"]) == pytest.approx((26 / 3) ** 0.5, rel=1e-12)
-    assert float(row["H"]) == pytest.approx((2 * 5600 / 150 + 2 * 6048 / 156 + 2 * 6314 / 159) / 3, rel=1e-12)
+    assert float(row["HM"]) == pytest.approx((2 * 5600 / 150 + 2 * 6048 / 156 + 2 * 6314 / 159) / 3, rel=1e-12)
     assert row["training (s)"] == ""
 
 
@@ -26,7 +26,7 @@ def test_csv_keeps_its_columns_where_a_half_is_missing(base2new, table):
     base2new("CoOp", accuracies={"base": {1: 80}}, parameters=512)
     base2new("MMRL")
     rows = list(csv.DictReader(table("--format", "csv", "--cost")[1].splitlines()))
-    assert [(row["base"], row["new"], row["H"], row["parameters"]) for row in rows][0] == ("80.0", "", "", "512")
+    assert [(row["base"], row["new"], row["HM"], row["parameters"]) for row in rows][0] == ("80.0", "", "", "512")
 
 
 def test_several_tables_in_one_csv_are_apart(base2new, write, table):

@@ -532,7 +532,8 @@ def test_text_is_kept_during_an_evaluation_only(peer_cfg, monkeypatch, name):
 
 
 KEYS = {
-    "protocol", "configuration", "source", "training", "dataset", "classes", "shots", "seed", "trainer", "split", "headline", "accuracy", "error_rate", "macro_f1",
+    "protocol", "configuration", "source", "source_classes", "training", "dataset", "classes", "shots", "seed",
+    "trainer", "split", "headline", "accuracy", "error_rate", "macro_f1",
     "calibration_error", "total", "correct", "heads", "per_class", "parameters", "cost", "trained_on", "subset",
     "target_settings", "method_state", "versions", "config",
 }  # fmt: skip
