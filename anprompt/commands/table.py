@@ -31,12 +31,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--cost", action="store_true", help="base to new: parameters, training time and peak memory, too"
     )
     parser.add_argument("--compare", action="store_true", help="base to new: published results of peers, too")
+    parser.add_argument(
+        "--paired",
+        metavar="TRAINER",
+        help="base to new: its differences to every other trainer over common seeds, with 95 %% intervals, too",
+    )
     parser.add_argument("--output", metavar="FILE", type=Path, help="write there instead of to the terminal")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    options = Options(warn, args.ci95, args.cost, args.compare)
+    options = Options(warn, args.ci95, args.cost, args.compare, args.paired)
     text = render(build_tables(find_results(args.folders, warn), options), args.format)
     if args.output:
         if args.output.is_dir():

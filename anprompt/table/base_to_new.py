@@ -1,13 +1,10 @@
-"""Base-to-new generalisation: base, new and their harmonic mean HM, with the costs and beside published results."""
+"""Base-to-new generalisation: base, new and their harmonic mean HM, with the costs."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from anprompt.runs.measures import harmonic_mean
 from anprompt.runs.read_results import RunResult, Warn
@@ -15,7 +12,6 @@ from anprompt.table.checks import warn_of_averages
 from anprompt.table.core import Cell, Options, Stat, Table, average_name, group, notes_of, seeds_text, shots_text
 from anprompt.table.rows import changed, settings_of
 
-PUBLISHED = Path(__file__).parent.parent / "assets" / "published.json"
 MEMORY = {"process": "peak memory (MB)", "cuda": "peak GPU memory (MB)"}
 
 
@@ -50,7 +46,7 @@ def base_to_new(results: Iterable[RunResult], options: Options) -> Table:
     warn_of_averages(averaged, options.warn)
     header = ["trainer", "config", "shots", "data", "seeds", "base", "new", "HM", *cost_header(options)]
     caption = f"Base to new: accuracy in per cent, mean ± {options.spread} over seeds. HM: harmonic mean of each seed."
-    return with_published(Table(caption, header, rows, notes_of(results)), options)
+    return Table(caption, header, rows, notes_of(results))
 
 
 def setting_of(run: RunResult) -> tuple[str, str | None, int, str]:
@@ -128,25 +124,3 @@ def costs(runs: Sequence[RunResult], options: Options) -> list[Cell]:
         statistics.fmean(seconds) if seconds else None,
         *(None if peak is None else round(peak / 1e6) for peak in peaks),
     ]
-
-
-def published() -> Mapping[str, Any]:
-    """Results that others have published, each with its source."""
-    return json.loads(PUBLISHED.read_text(encoding="utf-8"))
-
-
-def with_published(table: Table, options: Options) -> Table:
-    """``--compare``: a column that says where a row is from, and the published rows."""
-    if not options.compare:
-        return table
-    data = published()
-    rows = [[*row, "measured"] for row in table.rows]
-    scope = f"average of {data['datasets']}, H of the averages"
-    for peer in data["rows"]:
-        numbers: list[Cell] = [Stat(peer[key]) for key in ("base", "new", "H")]
-        venue = f", {peer['venue']}" if peer["venue"] else ""
-        source = f"published, not measured here{venue}: {peer['source']}"
-        unknown = [None] * len(cost_header(options))
-        shots = shots_text(peer.get("shots", data["shots"]))
-        rows.append([peer["method"], None, shots, scope, None, *numbers, *unknown, source])
-    return Table(table.caption, [*table.header, "source"], rows, [*table.notes, *data["notes"]])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from anprompt.table.core import Cell, Stat, Table
+from anprompt.table.core import Cell, Difference, Stat, Table
 
 SPECIAL_IN_LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
 
@@ -39,7 +39,8 @@ def body(table: Table, style: str) -> str:
 
 def as_text(cell: Cell) -> str:
     if isinstance(cell, Stat):
-        return f"{cell.mean:.2f}" + (f" ± {cell.spread:.2f}" if cell.spread is not None else "")
+        mean = f"{cell.mean:+.2f}" if isinstance(cell, Difference) else f"{cell.mean:.2f}"
+        return mean + (f" ± {cell.spread:.2f}" if cell.spread is not None else "")
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, float):
