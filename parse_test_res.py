@@ -7,8 +7,8 @@
     python parse_test_res.py DIR --exact       unrounded numbers from results.json (logs are rounded to 0.1 %)
 
 A folder that holds the log itself counts as one run. BASE and NEW must hold the same seeds. Deviations are those of the
-population, as in the CoOp family. Intervals (--ci95) are Student's, as in `python -m anprompt table`; the family's, 1.96
-sigma / sqrt(n), is too narrow for a few seeds and is named beside them.
+population, as in the CoOp family. Intervals (--ci95) are Student's, as in `python -m anprompt table`; the family's,
+1.96 sigma / sqrt(n), is too narrow for a few seeds and is named beside them.
 """
 
 import argparse

@@ -22,7 +22,7 @@ def build_tables(results: Sequence[RunResult], options: Options) -> list[Table]:
     if "base2new" in by_protocol:
         tables.append(base_to_new(by_protocol["base2new"], options))
         if options.paired:
-            tables.append(paired(by_protocol["base2new"], options.paired, options))
+            tables += paired(by_protocol["base2new"], options.paired, options)
         if options.compare:
             tables.append(beside_published(by_protocol["base2new"]))
     elif options.compare or options.paired:

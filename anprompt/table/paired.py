@@ -16,6 +16,10 @@ from anprompt.table.core import Cell, Difference, Options, Table, group, shots_t
 from anprompt.utils.suggest import require_known
 
 MEASURES = ("base", "new", "HM")
+NOTES = (  # what the intervals do not say
+    "An interval that contains zero shows no difference, which does not show that there is none.",
+    "Each interval errs in one of twenty cases: of many rows, some do. HM of an average: of the HMs.",
+)
 FEW = 3  # seeds that are too few for a claim: one odd seed decides
 
 Scores: TypeAlias = Mapping[str, Mapping[int, tuple[float, float, float]]]  # base, new, HM by data and seed
@@ -33,8 +37,10 @@ class Setting(NamedTuple):
         return f"{self.trainer} ({self.configuration})" if self.configuration else self.trainer
 
 
-def paired(results: Sequence[RunResult], name: str, options: Options) -> Table:
+def paired(results: Sequence[RunResult], name: str, options: Options) -> list[Table]:
     """Differences of every setting of the trainer ``name`` to every other setting, on each data set and on average.
+
+    No table where there is nothing to compare with, which is then warned of.
 
     Raises:
         ValueError: there is no such trainer among the base-to-new results.
@@ -61,12 +67,13 @@ def paired(results: Sequence[RunResult], name: str, options: Options) -> Table:
             f"{FEW} seeds or fewer are too few for what is claimed of {'; '.join(few)}: the interval rests on at most "
             f"{FEW - 1} degrees of freedom, and one odd seed decides. Run more seeds"
         )
+    if not rows:
+        options.warn(f"--paired {name}: no other setting has results on the same data with the same seeds")
+        return []
     header = ["trainer", "against", "shots", "data", "seeds"]
-    header += [name for measure in MEASURES for name in (measure, f"{measure}: shown")]
-    caption = (
-        f"{name} minus the others: mean difference ± half the 95 % interval of the paired differences (Student t)."
-    )
-    return Table(caption, header, rows, notes(rows))
+    header += [column for measure in MEASURES for column in (measure, f"{measure}: shown")]
+    caption = f"{name} minus others: mean difference ± half the 95 % interval of the paired differences (Student t)."
+    return [Table(caption, header, rows, list(NOTES))]
 
 
 def comparable(one: Setting, other: Setting) -> bool:
@@ -124,11 +131,3 @@ def verdict(difference: Difference) -> str | None:
 
 def seeds_of(by_seed: Mapping[int, object]) -> str:
     return " ".join(str(seed) for seed in by_seed)
-
-
-def notes(rows: Sequence[Sequence[Cell]]) -> list[str]:
-    """What the intervals do not say."""
-    if not rows:
-        return []
-    text = "An interval that contains zero shows no difference, which does not show that there is none."
-    return [f"{text} Each of them errs in one of twenty cases: of many rows, some do."]

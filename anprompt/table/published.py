@@ -30,10 +30,9 @@ def beside_published(results: Sequence[RunResult]) -> Table:
     """
     data = published()
     measured = comparable_rows(results, data)
-    setting = (
-        f"Published base-to-new results ({data['backbone']}, {data['shots']} shots, {len(data['data'])} data sets)"
-    )
-    caption = f"{setting}, below what was measured here" if measured else f"{setting}: nothing here compares with them"
+    setting = f"{data['backbone']}, {data['shots']} shots, {len(data['data'])} data sets"
+    beside = "below what was measured here" if measured else "nothing measured here compares with them"
+    caption = f"Published base-to-new results ({setting}): {beside}"
     sources = list(dict.fromkeys(one["source"] for row in data["rows"] for one in (row, *row.get("reruns", ()))))
     rows = measured + [published_row(row, sources) for row in data["rows"]]
     return Table(f"{caption}.", HEADER, rows, notes(data, sources))
