@@ -1,6 +1,5 @@
 """``python -m anprompt table``, against tables computed by hand."""
 
-from anprompt.table.base_to_new import harmonic_mean, published
 from tests.table.rows import cells
 
 # ---------------------------------------------------------------------------------------------- base to new
@@ -93,35 +92,6 @@ def test_costs(base2new, table):
         ["-", "-", "-", "412"],
         ["-", "-", "-", "-"],
     ]
-
-
-# ---------------------------------------------------------------------------------------------- published results
-
-
-def test_published_hm_is_the_harmonic_mean_of_the_published_averages():
-    rows = published()["rows"]
-    assert len({row["method"] for row in rows}) == len(rows) > 20
-    for row in rows:
-        assert abs(harmonic_mean(row["base"], row["new"]) - row["H"]) <= 0.01, row["method"]
-        assert row["source"], row["method"]
-
-
-def test_published_rows_are_marked(base2new, table):
-    base2new()
-    _, out, _ = table("--compare")
-    rows = cells(out)
-    assert rows[0][-1] == "measured"
-    (maple,) = (row for row in rows if row[0] == "MaPLe")
-    assert maple[2:8] == ["16", "average of 11, H of the averages", "-", "82.28", "75.14", "78.55"]
-    assert maple[-1].startswith("published, not measured here, CVPR23: ")
-    assert all(row[-1].startswith("published, not measured here") for row in rows[1:])
-    assert len(rows) == 1 + len(published()["rows"])
-    assert published()["notes"][0] in out
-
-
-def test_nothing_to_compare_with(write, table):
-    write("few_shot/dtd/shots_1/CoOp/ep50/seed1", 50.0)
-    assert table("--compare")[2] == "warning: there are no base-to-new results to compare with the published ones\n"
 
 
 # ---------------------------------------------------------------------------------------------- the other protocols
