@@ -6,7 +6,9 @@
     python parse_test_res.py BASE NEW          also the harmonic mean of both averages; NEW holds --eval-only runs
     python parse_test_res.py DIR --exact       unrounded numbers from results.json (logs are rounded to 0.1 %)
 
-A folder that holds the log itself counts as one run. Deviations are those of the population, as in the CoOp family.
+A folder that holds the log itself counts as one run. BASE and NEW must hold the same seeds. Deviations are those of the
+population, as in the CoOp family. Intervals (--ci95) are Student's, as in `python -m anprompt table`; the family's,
+1.96 sigma / sqrt(n), is too narrow for a few seeds and is named beside them.
 """
 
 import argparse
@@ -20,6 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
+
+from anprompt.runs.measures import harmonic_mean
+from anprompt.runs.run_folder import RESULTS
+from anprompt.table.core import Stat
 
 END_OF_TRAINING = ("Finish training", "Finished training")  # Dassl since 0.6.1, before 0.6.1
 RESULT = ("=> result",)
@@ -35,7 +41,7 @@ class Source:
 
     @property
     def file(self) -> str:
-        return "results.json" if self.exact else "log.txt"
+        return RESULTS if self.exact else "log.txt"
 
     def read(self, folder: Path) -> float:
         """The run's number in per cent; ValueError where the run has not finished."""
@@ -77,15 +83,15 @@ class Source:
 
 @dataclass
 class Summary:
-    """Mean over runs, in per cent, with the deviation or half the 95 % confidence interval."""
+    """Mean over runs, in per cent, and the seeds that it is over, as far as they are known."""
 
     mean: float
-    spread: float
+    seeds: list[str]
 
-    @classmethod
-    def of(cls, values: Sequence[float], ci95: bool) -> "Summary":
-        deviation = statistics.pstdev(values)
-        return cls(statistics.fmean(values), 1.96 * deviation / math.sqrt(len(values)) if ci95 else deviation)
+
+def seed_of(folder: Path) -> list[str]:
+    """From the name ``seedN``; empty where the folder is called otherwise."""
+    return re.findall(r"^seed(-?\d+)$", folder.resolve().name)
 
 
 def visible_folders(directory: Path) -> list[Path]:
@@ -104,35 +110,47 @@ def summarise(directory: Path, source: Source, ci95: bool) -> Summary:
     for folder in folders:
         values.append(source.read(folder))
         print(f"{folder / source.file}: {source.keyword} {values[-1]:.2f}%")
-    summary = Summary.of(values, ci95)
     print("===", f"{directory}: {len(values)} run{'s' * (len(values) > 1)}", sep="\n")
-    print(f"* {source.keyword}: {summary.mean:.2f}% +- {summary.spread:.2f}%")
-    return summary
+    mean, deviation = statistics.fmean(values), statistics.pstdev(values)
+    if ci95 and len(values) > 1:
+        family = 1.96 * deviation / math.sqrt(len(values))
+        print(f"95 % confidence interval: Student's t; the CoOp family's 1.96 sigma / sqrt(n) is +- {family:.2f}%")
+        deviation = Stat.of(values, ci95=True).spread or 0.0
+    elif ci95:
+        print("one run has no confidence interval")
+    print(f"* {source.keyword}: {mean:.2f}% +- {deviation:.2f}%")
+    return Summary(mean, [seed for folder in folders for seed in seed_of(folder)])
 
 
-def average(directory: Path, source: Source, args: argparse.Namespace) -> float:
+def average(directory: Path, source: Source, args: argparse.Namespace) -> Summary:
     """Average over the runs in ``directory``, or over its experiments' averages."""
     if not args.multi_exp:
-        return summarise(directory, source, args.ci95).mean
+        return summarise(directory, source, args.ci95)
     experiments = visible_folders(directory)
     if not experiments:
         raise FileNotFoundError(f"no experiments in {directory}")
-    means = [summarise(folder, source, args.ci95).mean for folder in experiments]
-    overall = statistics.fmean(means)
-    print(f"Average over {len(means)} experiments of {directory}", f"* {source.keyword}: {overall:.2f}%", sep="\n")
-    return overall
+    summaries = {folder.name: summarise(folder, source, args.ci95) for folder in experiments}
+    overall = statistics.fmean(one.mean for one in summaries.values())
+    print(f"Average over {len(summaries)} experiments of {directory}", f"* {source.keyword}: {overall:.2f}%", sep="\n")
+    return Summary(overall, [f"{name} {seed}" for name, one in summaries.items() for seed in one.seeds])
 
 
-def harmonic_mean(base: float, new: float) -> float:
-    """``2 b n / (b + n)``, 0 where both are."""
-    return 2 * base * new / (base + new) if base + new else 0.0
+def check_seeds(base: Summary, new: Summary) -> None:
+    """The halves of HM are of the same runs.
+
+    Raises:
+        ValueError: the folders say otherwise.
+    """
+    if base.seeds and new.seeds and sorted(base.seeds) != sorted(new.seeds):
+        there = f"base has {', '.join(base.seeds)}, new has {', '.join(new.seeds)}"
+        raise ValueError(f"no HM over different seeds: {there}. Run what is missing, or name the same seeds' folders")
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="folder of the runs")
     parser.add_argument("new_directory", type=Path, nargs="?", help="folder of the same runs' tests on new classes")
-    parser.add_argument("--ci95", action="store_true", help="95 %% confidence interval instead of the deviation")
+    parser.add_argument("--ci95", action="store_true", help="95 %% confidence interval (Student), not deviation")
     parser.add_argument("--test-log", action="store_true", help="the logs are those of --eval-only runs")
     parser.add_argument("--multi-exp", action="store_true", help="the folder holds several experiments")
     parser.add_argument("--keyword", default="accuracy", help="the number to average: accuracy, error, macro_f1, ...")
@@ -147,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         base = average(args.directory, Source(args.keyword, args.test_log, args.exact), args)
         if args.new_directory:
             new = average(args.new_directory, Source(args.keyword, True, args.exact), args)
-            row = [base, new, harmonic_mean(base, new)]
+            check_seeds(base, new)
+            row = [base.mean, new.mean, harmonic_mean(base.mean, new.mean)]
             print(tabulate([row], headers=["base", "new", "HM"], floatfmt=".2f"))
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

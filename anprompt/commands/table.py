@@ -7,7 +7,7 @@ from pathlib import Path
 from anprompt.runs.read_results import find_results
 from anprompt.table import build_tables
 from anprompt.table.core import Options
-from anprompt.table.render import render
+from anprompt.table.render import printable, render
 
 EPILOG = """\
 The folders may be the output folder of the scripts or any part of it. Every protocol that is found gives its own table:
@@ -31,12 +31,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--cost", action="store_true", help="base to new: parameters, training time and peak memory, too"
     )
     parser.add_argument("--compare", action="store_true", help="base to new: published results of peers, too")
+    parser.add_argument(
+        "--paired",
+        metavar="TRAINER",
+        help="base to new: its differences to every other trainer over common seeds, with 95 %% intervals, too",
+    )
     parser.add_argument("--output", metavar="FILE", type=Path, help="write there instead of to the terminal")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    options = Options(warn, args.ci95, args.cost, args.compare)
+    options = Options(warn, args.ci95, args.cost, args.compare, args.paired)
     text = render(build_tables(find_results(args.folders, warn), options), args.format)
     if args.output:
         if args.output.is_dir():
@@ -49,4 +54,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)

@@ -26,9 +26,10 @@ import torch
 from yacs.config import CfgNode
 
 from anprompt.engine.trainer import PromptTrainer
+from anprompt.protocols.scripts import THEN
 from anprompt.runs.run_folder import CONFIG, RESULTS, check_continuation, check_replaced, stored_result
 from anprompt.utils import distributed
-from anprompt.utils.config import as_plain, merge_file, merge_overrides
+from anprompt.utils.config import YAML_DATA, as_plain, merge_file, merge_overrides
 from anprompt.utils.files import atomic_path
 from anprompt.utils.suggest import require_known, suggest
 from dassl.config import get_cfg_default
@@ -39,7 +40,6 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError, AssertionError)  # Dassl asserts
 ExtendCfg = Callable[[CfgNode], None]
 MESSAGES_OF = ("anprompt", "datasets", "trainers")  # packages whose log messages are shown
-THEN = "--then"  # between two runs of one process
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -105,6 +105,8 @@ def setup_cfg(args: argparse.Namespace, extend_cfg: ExtendCfg) -> CfgNode:
     reset_cfg(cfg, args)
     merge_overrides(cfg, args.opts)
     require_named("trainer", cfg.TRAINER.NAME, "--trainer", TRAINER_REGISTRY.registered_names())
+    if cfg.DATASET.NAME == YAML_DATA and not cfg.DATASET.ID and args.dataset_config_file:
+        cfg.DATASET.ID = Path(args.dataset_config_file).stem
     require_named("dataset", cfg.DATASET.NAME, "--dataset-config-file", DATASET_REGISTRY.registered_names())
     cfg.freeze()
     return cfg
@@ -203,6 +205,7 @@ def run(args: argparse.Namespace, extend_cfg: ExtendCfg) -> None:
     print(f"** System info **\n{collect_env_info()}\n")
 
     trainer = build_trainer(cfg)
+    trainer.config_file = args.config_file  # by which results tell this trainer's configurations apart
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()

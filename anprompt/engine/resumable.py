@@ -15,13 +15,14 @@ from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone
 from anprompt.engine import checkpoint
+from anprompt.runs.results import subset_digest
 from anprompt.utils import distributed
-from anprompt.utils.config import as_plain, leaves, require
+from anprompt.utils.config import as_plain, dataset_id, leaves, require
+from anprompt.utils.files import BEST
 from anprompt.utils.rng import NamedGenerators, rng_state, set_rng_state
 from dassl.engine import TrainerX
 
 LEARNER = "prompt_learner"  # the registered model, and so the folder of its checkpoints
-BEST = "model-best.pth.tar"
 
 
 def describe(data: Mapping[str, Any]) -> str:
@@ -47,6 +48,7 @@ class ResumableTrainer(TrainerX):
     def start_from_scratch(self) -> None:
         """Where a run stands that has loaded nothing."""
         self.trained_on: dict[str, Any] | None = None  # data of a loaded checkpoint; None: the data at hand
+        self.training: dict[str, Any] | None = None  # training_facts() of what was learned; None: nothing was
         self.train_seconds = 0.0  # of the whole run, resumed or not
         self.target_settings: dict[str, dict[str, Any]] = {}  # those that a test does not share with its training
         self.disposable: Path | None = None  # the rolling checkpoint that the next one supersedes
@@ -120,13 +122,20 @@ class ResumableTrainer(TrainerX):
 
     def data_identity(self) -> dict[str, Any]:
         """Data set and class list, in order."""
-        return {"dataset": self.cfg.DATASET.NAME, "classnames": list(self.dm.dataset.classnames)}
+        return {"dataset": dataset_id(self.cfg), "classnames": list(self.dm.dataset.classnames)}
+
+    def training_facts(self) -> dict[str, Any]:
+        """What else a test of this training tells of it: which classes, images per class, digest of their list."""
+        data = self.cfg.DATASET
+        subset = subset_digest(self.dm.dataset.train_x, data.ROOT) if data.NUM_SHOTS >= 1 else None
+        return {"classes": data.SUBSAMPLE_CLASSES, "shots": data.NUM_SHOTS, "subset": subset}
 
     # ------------------------------------------------------------------ saving
 
     def after_epoch(self) -> None:
         """Save every epoch, so that a killed run resumes; keep on disk what Dassl would keep."""
         self.check_learnables()
+        self.training = self.training_facts()
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
             result = self.test(split="val")
             if result > self.best_result:
@@ -188,6 +197,7 @@ class ResumableTrainer(TrainerX):
             "training_state": self.training_state(),
             "train_seconds": self.train_seconds,
             "trained_on": self.data_identity(),
+            "training": self.training or self.training_facts(),
             "seed": self.cfg.SEED,
             "backbone_digest": self.backbone.digest,
         }
@@ -247,6 +257,7 @@ class ResumableTrainer(TrainerX):
             f"{path} belongs to a run with seed {state['seed']}, and this run has seed {self.cfg.SEED}: choose another "
             "OUTPUT_DIR",
         )
+        self.training = self.training_facts()
         if distributed.is_main():
             checkpoint.remove_leftovers(folder, keep=name)
         self.optim.load_state_dict(state["optimizer"])
@@ -284,6 +295,10 @@ class ResumableTrainer(TrainerX):
             "settings" in state,
             f"{path} was not written by this trainer (it has no 'settings'): train {self.cfg.TRAINER.NAME} first",
         )
+        if "training" not in state:  # of an earlier version, which called data by their registered name
+            state["training"] = {"classes": None, "shots": None, "subset": None}
+            if state["trained_on"]["dataset"] == self.cfg.DATASET.NAME:
+                state["trained_on"] = state["trained_on"] | {"dataset": dataset_id(self.cfg)}
         there = state["settings"]
         self.adapt_to(there)
         differences = [
@@ -299,6 +314,7 @@ class ResumableTrainer(TrainerX):
             print(f"Warning: {path} was trained on another weights file of {self.backbone.name}: is it the same model?")
         self.check_classes(state["trained_on"])
         checkpoint.load_strictly(self.model.learner, state["state_dict"], path)
+        self.training = state["training"]
         self.train_seconds = state.get("train_seconds", 0.0)
         self.restore_method_state(state["method_state"])
         return state

@@ -30,10 +30,11 @@ from anprompt.engine.cuda_graphs import GraphedStep
 from anprompt.engine.resumable import LEARNER, ResumableTrainer
 from anprompt.prompts.prompted_clip import PromptedCLIP
 from anprompt.prompts.templates import prompts_for, template_for
-from anprompt.runs.results import Tally, peak_memory, subset_digest, versions
+from anprompt.runs.identity import asked_protocol, protocol_of
+from anprompt.runs.results import Tally, peak_memory, versions, weights_digest
 from anprompt.runs.run_folder import RESULTS
 from anprompt.utils import distributed
-from anprompt.utils.config import as_plain, require, require_number
+from anprompt.utils.config import as_plain, dataset_id, require, require_number
 from anprompt.utils.files import atomic_path
 from anprompt.utils.settings import Settings
 from anprompt.utils.suggest import require_known
@@ -71,6 +72,7 @@ class PromptTrainer(ResumableTrainer):
     train_loader_x: Any
     val_loader: Any
     test_loader: Any
+    config_file: str | None = None  # the trainer's YAML file, where train.py tells it
 
     # ------------------------------------------------------------------ what a method supplies
 
@@ -184,6 +186,7 @@ class PromptTrainer(ResumableTrainer):
         require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
         template_for(cfg.DATASET.NAME, cfg.DATASET.TEMPLATE)
         require_known("TEST.SPLIT", cfg.TEST.SPLIT, ("val", "test"))
+        asked_protocol()
         require_number("DATALOADER.KEEP_TRAIN_GB", cfg.DATALOADER.KEEP_TRAIN_GB, 0)
 
     def __init__(self, cfg: CfgNode):
@@ -419,18 +422,25 @@ class PromptTrainer(ResumableTrainer):
     def print_heads(self, tally: Tally) -> None:
         # Written so that the family's log parsers, which look for "* accuracy: x%", do not take it for the result.
         shares = (f"{head} {100 * hits / max(tally.total, 1):.2f}" for head, hits in tally.correct().items())
-        classes = f"{self.cfg.DATASET.SUBSAMPLE_CLASSES} classes of {self.cfg.DATASET.NAME}"
+        classes = f"{self.cfg.DATASET.SUBSAMPLE_CLASSES} classes of {dataset_id(self.cfg)}"
         print(f"Heads in per cent: {', '.join(shares)} (headline: {tally.headline}; {classes})")
 
     def write_results(self, split: str, metrics: dict[str, float], tally: Tally, test_seconds: float) -> None:
         """Leave ``results.json`` in the output folder: the run is finished."""
         cfg, correct, total = self.cfg, tally.correct(), tally.total
+        here = self.data_identity()
+        trained_on, training = self.trained_on or here, self.training or self.training_facts()
         content = {
-            "dataset": cfg.DATASET.NAME,
+            "protocol": protocol_of(cfg.DATASET.SUBSAMPLE_CLASSES, here, trained_on),
+            "dataset": here["dataset"],
             "classes": cfg.DATASET.SUBSAMPLE_CLASSES,
-            "shots": cfg.DATASET.NUM_SHOTS,
+            "shots": training["shots"],
             "seed": cfg.SEED,
             "trainer": cfg.TRAINER.NAME,
+            "configuration": Path(self.config_file).stem if self.config_file else None,
+            "source": trained_on["dataset"] if self.training else None,
+            "source_classes": training["classes"] if self.training else None,
+            "training": weights_digest(self.model.learner.state_dict()) if self.training else None,
             "split": split,
             "headline": tally.headline,
             **metrics,
@@ -447,8 +457,8 @@ class PromptTrainer(ResumableTrainer):
                 "processes": distributed.size(),
                 **peak_memory(self.device),
             },
-            "trained_on": self.trained_on or self.data_identity(),
-            "subset": subset_digest(self.dm.dataset.train_x, cfg.DATASET.ROOT) if cfg.DATASET.NUM_SHOTS >= 1 else None,
+            "trained_on": trained_on,
+            "subset": training["subset"],
             "target_settings": self.target_settings,
             "method_state": as_plain(self.method_state()),
             "versions": versions(),

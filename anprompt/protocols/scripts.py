@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anprompt.protocols.trainer_files import settings_for, stem_for
+from anprompt.runs.identity import VARIABLE
 from anprompt.runs.run_folder import RESULTS
 
 SHOTS = ("1", "2", "4", "8", "16")  # of the few-shot protocol
 THEN = "--then"  # between two runs of one call of train.py
-PROTOCOL = "ANPROMPT_PROTOCOL"  # tells train.py what results.json says: base2new, few_shot, source or target
 END_OF_TRAINING = ("Finish training", "Finished training")  # Dassl since 0.6.1, before 0.6.1
 
 
@@ -151,7 +151,7 @@ class Call:
         ]
 
     def script(self, protocol: str, dataset: str, calls: list[list[str]], reports: list[list[Path]]) -> Script:
-        environment = {PROTOCOL: protocol}
+        environment = {VARIABLE: protocol}  # by which results.json says it
         if dataset == "shapes" and not self.variable("OMP_NUM_THREADS"):
             # The tiny CLIP gains nothing from threads, and on a busy machine loses much by them.
             environment["OMP_NUM_THREADS"] = "1"
@@ -235,7 +235,9 @@ def xd_train(call: Call) -> Script:
 
 
 def xd_test(call: Call) -> Script:
-    """Second half: test the model of xd_train on other data. SOURCE names what it was trained on."""
+    """Second half: test the model of xd_train on other data. SOURCE names what it was trained on, and so does the
+    folder, unless it is ImageNet.
+    """
     usage = "xd_test.sh DATASET SEED [KEY VALUE ...]"
     dataset, source = call.dataset(""), call.variable("SOURCE") or "imagenet"
     if not dataset:
@@ -243,7 +245,8 @@ def xd_test(call: Call) -> Script:
     seed = call.seed(usage)
     stem = call.stem("cross_dataset", source)  # the model decides, not the data
     model = find_model(source_folder(call, source, seed), call.dry)
-    folder = call.output / f"evaluation/{call.trainer}/{stem}_{call.shots}shots/{dataset}/seed{seed}"
+    setting = f"{stem}_{call.shots}shots" + (f"_{source}" if source != "imagenet" else "")
+    folder = call.output / f"evaluation/{call.trainer}/{setting}/{dataset}/seed{seed}"
     return call.script("target", dataset, [call.run(dataset, seed, folder, stem, [*model, *call.pairs])], [[folder]])
 
 

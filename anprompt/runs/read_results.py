@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from anprompt.runs.identity import PROTOCOLS
 from anprompt.runs.run_folder import RESULTS
+from anprompt.utils.config import YAML_DATA
 
 Warn = Callable[[str], None]
 
@@ -20,14 +22,22 @@ class RunResult:
     """One run. What its file does not tell is None: files of earlier versions lack the costs."""
 
     path: Path
-    protocol: str  # base2new, few_shot, source or target (of cross-dataset transfer)
+    protocol: str | None  # base2new, few_shot, source or target (of cross-dataset transfer); None: it fits none
     trainer: str
-    stem: str  # of the YAML file; empty where the folders do not tell
-    shots: int  # below 1: not limited
+    stem: str  # of the YAML file; empty where neither file nor folders tell
+    shots: int  # of the training; below 1: not limited
     dataset: str
     classes: str  # base, new or all
     seed: int
     accuracy: float  # in per cent
+    split: str = "test"  # or val
+    variant: str = ""  # settings that tell it from other runs with the same YAML file (anprompt/table/rows.py)
+    source: str | None = None  # data that it was trained on; None: nothing was learned, or it is not known
+    source_classes: str | None = None  # base, new or all of them; None: not known
+    training: str | None = None  # digest of what was learned, the same for all results of one training
+    untrained: bool = False  # there is something to learn, and it was not
+    trained_classes: Sequence[str] = field(default=(), repr=False)
+    tested_classes: Sequence[str] = field(default=(), repr=False)
     parameters: int | None = None
     train_seconds: float | None = None
     peak_memory: int | None = None  # in bytes
@@ -37,9 +47,24 @@ class RunResult:
     target_settings: Mapping[str, Any] = field(default_factory=dict)  # that a test does not share with its training
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def configuration(self) -> str | None:
+        """The YAML file and, where they decide, the settings that replace some of it."""
+        return ", ".join(filter(None, (self.stem, self.variant))) or None
+
+    @property
+    def data(self) -> str:
+        """The data and, where they are not the test images, which part of them."""
+        return self.dataset if self.split == "test" else f"{self.dataset} ({self.split})"
+
+    @property
+    def is_test(self) -> bool:
+        """Whether it tests what another run has learned."""
+        return self.protocol == "target" or self.classes == "new"
+
 
 def find_results(folders: Iterable[Path], warn: Warn) -> list[RunResult]:
-    """All runs below ``folders``. Damaged files are named to ``warn`` and left out; so is the second of two equal runs.
+    """All runs below ``folders``. Damaged files are named to ``warn`` and left out.
 
     Raises:
         FileNotFoundError: a folder does not exist.
@@ -51,33 +76,16 @@ def find_results(folders: Iterable[Path], warn: Warn) -> list[RunResult]:
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
         files |= dict.fromkeys(file.resolve() for file in sorted(folder.rglob(RESULTS)))
-    found: dict[tuple, RunResult] = {}
+    found: list[RunResult] = []
     for file in files:
         try:
-            result = read_result(file)
+            found.append(read_result(file))
         except (ValueError, OSError) as error:
             warn(f"{file} is damaged ({error}): skipped; remove it and run again")
-            continue
-        first = found.setdefault(identity(result), result)
-        if first is not result:
-            warn(f"{first.path} and {file} are the same seed of the same run: only the first counts")
     if not found:
         places = ", ".join(str(folder) for folder in folders)
         raise ValueError(f"no results below {places}: give the output folder of finished runs, with their {RESULTS}")
-    return list(found.values())
-
-
-def identity(result: RunResult) -> tuple:
-    """What two runs must not share in one table."""
-    return (
-        result.protocol,
-        result.trainer,
-        result.stem,
-        result.shots,
-        result.dataset,
-        result.classes,
-        result.seed,
-    )
+    return found
 
 
 def read_result(path: Path) -> RunResult:
@@ -93,46 +101,95 @@ def read_result(path: Path) -> RunResult:
         raise ValueError(f"classes is {classes!r}, expected base, new or all")
     if not isinstance(seed, int):
         raise ValueError(f"seed is {seed!r}")
+    split = content.get("split") or "test"
+    if split not in ("val", "test"):
+        raise ValueError(f"split is {split!r}, expected val or test")
     cost = mapping(content, "cost")
-    protocol, stem, shots_of_folder = place(path, classes)
+    trained_on, trained_classes = trained_data(content)
+    tested_classes = [text(row, "class") for row in rows(content, "per_class")]
     parameters, peak = number(content, "parameters"), number(cost, "peak_memory_bytes")
+    by_folder = place(path, classes)
+    shots: float | None = by_folder.shots
+    if "protocol" in content:
+        protocol, source, shots = optional(content, "protocol"), optional(content, "source"), number(content, "shots")
+        if protocol not in (*PROTOCOLS, None):
+            raise ValueError(f"protocol is {protocol!r}, expected {', '.join(PROTOCOLS)} or null")
+    else:  # written by an earlier version
+        protocol, source = by_folder.protocol, trained_on
+        if protocol == "few_shot" and source not in (data_of(content), None):
+            protocol = "target"
     return RunResult(
         path=path,
         protocol=protocol,
         trainer=text(content, "trainer"),
-        stem=stem,
-        shots=shots_of_folder or shots_of(content),
-        dataset=text(content, "dataset"),
+        stem=optional(content, "configuration") or by_folder.stem,
+        shots=shots_of(content) if shots is None else int(shots),
+        dataset=data_of(content),
         classes=classes,
         seed=seed,
         accuracy=accuracy,
+        split=split,
+        source=source,
+        source_classes=optional(content, "source_classes"),
+        training=optional(content, "training"),
+        untrained="training" in content and content["training"] is None and bool(parameters),
+        trained_classes=trained_classes,
+        tested_classes=tested_classes,
         parameters=None if parameters is None else int(parameters),
         train_seconds=number(cost, "train_seconds"),
         peak_memory=None if peak is None else int(peak),
         memory_of=cost.get("memory_of"),
-        subset=text(content, "subset") if content.get("subset") else None,
-        headline=text(content, "headline") if content.get("headline") else None,
+        subset=optional(content, "subset"),
+        headline=optional(content, "headline"),
         target_settings=mapping(content, "target_settings"),
         config=mapping(content, "config"),
     )
 
 
-def place(path: Path, classes: str) -> tuple[str, str, int | None]:
-    """Protocol, YAML stem and, of cross-dataset runs, the shots of the training, which no test results.
+class Place(NamedTuple):
+    """What the folders of a run tell, where its file does not."""
+
+    protocol: str
+    stem: str = ""
+    shots: int | None = None  # of the training of a cross-dataset run
+
+
+def place(path: Path, classes: str) -> Place:
+    """Read the names of the folders.
 
     The file tells base and new. Few-shot and cross-dataset runs differ in their folders only: ``STEM/seedN`` against
     ``STEM_16shots/seedN`` (source) and ``STEM_16shots/DATASET/seedN`` (target).
     """
     second, above, seed = ("", "", *path.parts[:-1])[-3:]
     if not re.fullmatch(r"seed-?\d+", seed):
-        return ("few_shot" if classes == "all" else "base2new"), "", None
+        return Place("few_shot" if classes == "all" else "base2new")
     if classes != "all":
-        return "base2new", above, None
+        return Place("base2new", above)
     for protocol, name in (("source", above), ("target", second)):
         match = re.fullmatch(r"(.+)_(\d+)shots", name)
         if match:
-            return protocol, match[1], int(match[2])
-    return "few_shot", above, None
+            return Place(protocol, match[1], int(match[2]))
+    return Place("few_shot", above)
+
+
+def data_of(content: Mapping[str, Any]) -> str:
+    """Id of the tested data. Files of earlier versions have the folder of YAML data in their config only."""
+    name = text(content, "dataset")
+    return optional(mapping(mapping(content, "config"), "DATASET"), "FOLDER") or name if name == YAML_DATA else name
+
+
+def trained_data(content: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """Id and class names of the data trained on, as far as they are known."""
+    trained_on = mapping(content, "trained_on")
+    names = trained_on.get("classnames", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"trained_on.classnames is {names!r}")
+    name = optional(trained_on, "dataset")
+    if name != YAML_DATA:
+        return name, names
+    # An earlier version called all YAML data so. With the same classes, they are taken for the tested data.
+    same = names == [text(row, "class") for row in rows(content, "per_class")]
+    return (data_of(content) if same else None), names
 
 
 def shots_of(content: Mapping[str, Any]) -> int:
@@ -159,6 +216,19 @@ def mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(value, dict | None):
         raise ValueError(f"{key} is {value!r}")
     return value or {}
+
+
+def rows(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """A list of mappings; empty where there is none."""
+    value = content.get(key)
+    if not isinstance(value, list | None) or not all(isinstance(row, dict) for row in value or ()):
+        raise ValueError(f"{key} is {value!r}")
+    return value or []
+
+
+def optional(content: Mapping[str, Any], key: str) -> str | None:
+    """A text, None where there is none."""
+    return text(content, key) if content.get(key) else None
 
 
 def text(content: Mapping[str, Any], key: str) -> str:

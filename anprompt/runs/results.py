@@ -83,6 +83,15 @@ def subset_digest(items: Iterable[Any], root: str) -> str:
     return digest.hexdigest()
 
 
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """sha256 of what a training has learned: names, types, shapes and bytes. Two results are of one model or not."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name}\t{tensor.dtype}\t{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
     packages = ("numpy", "open_clip_torch", "torch", "torchvision", "pillow")

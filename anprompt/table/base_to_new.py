@@ -1,60 +1,57 @@
-"""Base-to-new generalisation: base, new and their harmonic mean H, with the costs and beside published results."""
+"""Base-to-new generalisation: base, new and their harmonic mean HM, with the costs."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from anprompt.runs.read_results import RunResult
-from anprompt.table.core import Cell, Options, Stat, Table, group, notes_of, seeds_text, shots_text
+from anprompt.runs.measures import harmonic_mean
+from anprompt.runs.read_results import RunResult, Warn
+from anprompt.table.checks import warn_of_averages
+from anprompt.table.core import Cell, Options, Stat, Table, average_name, group, notes_of, seeds_text, shots_text
+from anprompt.table.rows import changed, settings_of
 
-PUBLISHED = Path(__file__).parent.parent / "assets" / "published.json"
 MEMORY = {"process": "peak memory (MB)", "cuda": "peak GPU memory (MB)"}
-
-
-def harmonic_mean(base: float, new: float) -> float:
-    """``2 b n / (b + n)``, 0 where both are."""
-    return 2 * base * new / (base + new) if base + new else 0.0
 
 
 @dataclass
 class Outcome:
     """Base-to-new of one setting on one dataset."""
 
-    dataset: str
+    data: str
     base_runs: list[RunResult]
     base: Stat | None
     new: Stat | None
-    h: Stat | None
+    hm: Stat | None
     seeds: str
 
     def cells(self) -> list[Cell]:
-        return [self.dataset, self.seeds, self.base, self.new, self.h]
+        return [self.data, self.seeds, self.base, self.new, self.hm]
 
 
 def base_to_new(results: Iterable[RunResult], options: Options) -> Table:
-    """Base, new and H of every trainer, YAML file, number of shots and dataset; averages where there are several."""
+    """Base, new and HM of every trainer, configuration, number of shots and dataset; averages where there are some."""
     results = list(results)
     rows: list[list[Cell]] = []
-    averaged: dict[str, str] = {}
-    for (trainer, stem, shots), runs in group(results, lambda run: (run.trainer, run.stem, run.shots)).items():
-        setting: list[Cell] = [trainer, stem or None, shots_text(shots)]
-        outcomes = [outcome(one, options) for one in group(runs, lambda run: run.dataset).values()]
+    averaged: dict[str, list[str]] = {}
+    for (trainer, configuration, shots, split), runs in group(results, setting_of).items():
+        setting: list[Cell] = [trainer, configuration, shots_text(shots)]
+        outcomes = [outcome(one, options) for one in group(runs, lambda run: run.data).values()]
         rows += [[*setting, *one.cells(), *costs(one.base_runs, options)] for one in outcomes]
-        complete = [one for one in outcomes if one.h]
+        complete = [one for one in outcomes if one.hm]
         if len(complete) > 1:
-            rows += [[*setting, *average, *[None] * len(cost_header(options))] for average in averages(complete)]
-            averaged[" ".join(str(cell) for cell in setting if cell)] = ", ".join(one.dataset for one in complete)
-    if len(set(averaged.values())) > 1:
-        scopes = "; ".join(f"{setting}: {data}" for setting, data in averaged.items())
-        options.warn(f"averages over different data sets do not compare: {scopes}")
-    header = ["trainer", "config", "shots", "data", "seeds", "base", "new", "H", *cost_header(options)]
-    caption = f"Base to new: accuracy in per cent, mean ± {options.spread} over seeds. H: harmonic mean of each seed."
-    return with_published(Table(caption, header, rows, notes_of(results)), options)
+            rows += [[*setting, *average, *[None] * len(cost_header(options))] for average in averages(complete, split)]
+            averaged[" ".join(str(cell) for cell in setting if cell)] = [one.data for one in complete]
+    warn_of_averages(averaged, options.warn)
+    header = ["trainer", "config", "shots", "data", "seeds", "base", "new", "HM", *cost_header(options)]
+    caption = f"Base to new: accuracy in per cent, mean ± {options.spread} over seeds. HM: harmonic mean of each seed."
+    return Table(caption, header, rows, notes_of(results))
+
+
+def setting_of(run: RunResult) -> tuple[str, str | None, int, str]:
+    """What rows share that one average is over."""
+    return run.trainer, run.configuration, run.shots, run.split
 
 
 def outcome(runs: Sequence[RunResult], options: Options) -> Outcome:
@@ -64,38 +61,47 @@ def outcome(runs: Sequence[RunResult], options: Options) -> Outcome:
     for missing, there, lacking in (("new", base, new), ("base", new, base)):
         seeds = [str(seed) for seed in sorted(there.keys() - lacking.keys())]
         if seeds:
-            consequence = "left out" if both else "no H"
+            consequence = "left out" if both else "no HM"
             options.warn(f"{label(runs[0])}: no {missing} half of seed {', '.join(seeds)}: {consequence}")
     if both:
         base, new = ({seed: half[seed] for seed in both} for half in (base, new))
+        warn_of_halves(base, new, options.warn)
     values = [harmonic_mean(base[seed].accuracy, new[seed].accuracy) for seed in both]
     return Outcome(
-        dataset=runs[0].dataset,
+        data=runs[0].data,
         base_runs=list(base.values()),
         base=options.stat(base.values()),
         new=options.stat(new.values()),
-        h=Stat.of(values, options.ci95) if values else None,
+        hm=Stat.of(values, options.ci95) if values else None,
         seeds=seeds_text([*base.values(), *new.values()]),
     )
+
+
+def warn_of_halves(base: Mapping[int, RunResult], new: Mapping[int, RunResult], warn: Warn) -> None:
+    """Files of earlier versions do not say which training a half belongs to: their configs must do."""
+    for one, other in ((base[seed], new[seed]) for seed in base if not base[seed].training and not new[seed].training):
+        keys = changed(settings_of(one), settings_of(other))
+        if keys:
+            warn(f"{one.path} and {other.path} may be of two trainings: their configs differ in {', '.join(keys)}")
 
 
 def label(run: RunResult) -> str:
     """A setting on a dataset, for warnings."""
     shots = shots_text(run.shots)
-    details = ", ".join(filter(None, (run.stem, shots and f"{shots} shots")))
-    return f"{run.trainer}{f' ({details})' if details else ''} on {run.dataset}"
+    details = ", ".join(filter(None, (run.configuration, shots and f"{shots} shots")))
+    return f"{run.trainer}{f' ({details})' if details else ''} on {run.data}"
 
 
-def averages(outcomes: Sequence[Outcome]) -> list[list[Cell]]:
-    """Data, seeds, base, new and H over several datasets; H by both conventions, which differ."""
-    base, new, h = (
+def averages(outcomes: Sequence[Outcome], split: str) -> list[list[Cell]]:
+    """Data, seeds, base, new and HM over several datasets; HM by both conventions, which differ."""
+    base, new, hm = (
         statistics.fmean(stat.mean for stat in stats if stat)
-        for stats in zip(*((one.base, one.new, one.h) for one in outcomes), strict=True)
+        for stats in zip(*((one.base, one.new, one.hm) for one in outcomes), strict=True)
     )
-    name = f"average of {len(outcomes)}"
+    name = average_name(len(outcomes), split)
     return [
-        [f"{name}, H of the averages", None, Stat(base), Stat(new), Stat(harmonic_mean(base, new))],
-        [f"{name}, average of the Hs", None, Stat(base), Stat(new), Stat(h)],
+        [f"{name}, HM of the averages", None, Stat(base), Stat(new), Stat(harmonic_mean(base, new))],
+        [f"{name}, average of the HMs", None, Stat(base), Stat(new), Stat(hm)],
     ]
 
 
@@ -118,25 +124,3 @@ def costs(runs: Sequence[RunResult], options: Options) -> list[Cell]:
         statistics.fmean(seconds) if seconds else None,
         *(None if peak is None else round(peak / 1e6) for peak in peaks),
     ]
-
-
-def published() -> Mapping[str, Any]:
-    """Results that others have published, each with its source."""
-    return json.loads(PUBLISHED.read_text(encoding="utf-8"))
-
-
-def with_published(table: Table, options: Options) -> Table:
-    """``--compare``: a column that says where a row is from, and the published rows."""
-    if not options.compare:
-        return table
-    data = published()
-    rows = [[*row, "measured"] for row in table.rows]
-    scope = f"average of {data['datasets']}, H of the averages"
-    for peer in data["rows"]:
-        numbers: list[Cell] = [Stat(peer[key]) for key in ("base", "new", "H")]
-        venue = f", {peer['venue']}" if peer["venue"] else ""
-        source = f"published, not measured here{venue}: {peer['source']}"
-        unknown = [None] * len(cost_header(options))
-        shots = shots_text(peer.get("shots", data["shots"]))
-        rows.append([peer["method"], None, shots, scope, None, *numbers, *unknown, source])
-    return Table(table.caption, [*table.header, "source"], rows, [*table.notes, *data["notes"]])

@@ -1,31 +1,16 @@
-"""Whether runs compare: seeds of one row with one config, trainers on the same images, means over the same seeds."""
+"""Whether rows compare: trainers on the same images, means over the same seeds, averages over the same data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from yacs.config import CfgNode
-
 from anprompt.runs.read_results import RunResult, Warn
 from anprompt.table.core import group, seeds_text
-from anprompt.utils.config import differences, leaves
-
-
-def warn_of_configs(results: Iterable[RunResult], warn: Warn) -> None:
-    """Runs that one row averages differ in their seed and in nothing else."""
-    kept = [result for result in results if dict(leaves(result.config)).get("TRAINER.NAME") == result.trainer]
-    same = group(kept, lambda r: (r.protocol, r.trainer, r.stem, r.shots, r.dataset, r.classes))
-    for first, *others in same.values():
-        for other in others:
-            lines = differences(first.config, CfgNode(other.config))
-            changed = [line for line in lines if not line.startswith("SEED ")]
-            if changed:
-                warn(f"{first.path} and {other.path} are averaged, but their configs differ: {'; '.join(changed)}")
 
 
 def warn_of_images(results: Iterable[RunResult], warn: Warn) -> None:
     """Trainers that are compared saw the same training images with the same seed."""
-    trained = [run for run in results if run.subset and run.classes != "new" and run.protocol != "target"]
+    trained = [run for run in results if run.subset and not run.is_test]
     for (data, classes, shots, seed), runs in group(trained, lambda r: (r.dataset, r.classes, r.shots, r.seed)).items():
         sides = group(runs, lambda run: run.subset)
         if len(sides) > 1:
@@ -38,3 +23,10 @@ def warn_of_seeds(name: str, columns: Mapping[str, Sequence[RunResult]], warn: W
     seeds = {column: seeds_text(runs) for column, runs in columns.items() if runs}
     if len(set(seeds.values())) > 1:
         warn(f"{name}: means over different seeds: {'; '.join(f'{column}: {text}' for column, text in seeds.items())}")
+
+
+def warn_of_averages(averaged: Mapping[str, Sequence[str]], warn: Warn) -> None:
+    """Averages compare where they are over the same data; ``averaged``: data by row."""
+    if len({tuple(data) for data in averaged.values()}) > 1:
+        scopes = "; ".join(f"{row}: {', '.join(data)}" for row, data in averaged.items())
+        warn(f"averages over different data sets do not compare: {scopes}")

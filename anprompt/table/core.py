@@ -7,9 +7,12 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from anprompt.runs.read_results import RunResult, Warn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of typing since Python 3.11
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -22,12 +25,16 @@ class Stat:
     spread: float | None = None
 
     @classmethod
-    def of(cls, values: Sequence[float], ci95: bool = False) -> Stat:
+    def of(cls, values: Sequence[float], ci95: bool = False) -> Self:
         """Spread: the deviation of the population, or half of Student's 95 % confidence interval."""
         mean, n = statistics.fmean(values), len(values)
         if n == 1:
             return cls(mean)
         return cls(mean, student_t(n) * statistics.stdev(values) / math.sqrt(n) if ci95 else statistics.pstdev(values))
+
+
+class Difference(Stat):
+    """A mean of differences, shown with its sign."""
 
 
 def student_t(n: int) -> float:
@@ -57,7 +64,8 @@ class Options:
     warn: Warn
     ci95: bool = False  # intervals instead of deviations
     cost: bool = False  # columns of parameters, time and memory
-    compare: bool = False  # rows of published results
+    compare: bool = False  # published results
+    paired: str | None = None  # trainer whose differences to all others are wanted
 
     @property
     def spread(self) -> str:
@@ -70,7 +78,7 @@ class Options:
 
 
 def group(results: Iterable[RunResult], key: Callable[[RunResult], Key]) -> dict[Key, list[RunResult]]:
-    """Records by key, sorted by names, shots and seed."""
+    """Runs by key, sorted by names, shots and seed."""
     groups: dict[Key, list[RunResult]] = defaultdict(list)
     for result in sorted(results, key=lambda r: (r.trainer.casefold(), r.stem, r.dataset.casefold(), r.shots, r.seed)):
         groups[key(result)].append(result)
@@ -84,6 +92,11 @@ def shots_text(shots: int) -> str | None:
 
 def seeds_text(runs: Iterable[RunResult]) -> str:
     return " ".join(str(seed) for seed in sorted({run.seed for run in runs}))
+
+
+def average_name(count: int, split: str) -> str:
+    """In the column of the data: an average over ``count`` data sets."""
+    return f"average of {count}" if split == "test" else f"average of {count} ({split})"
 
 
 def average_of(stats: Sequence[Stat | None]) -> Stat | None:

@@ -24,21 +24,28 @@ def cross_dataset(sources: Sequence[RunResult], targets: Sequence[RunResult], op
 
 
 def transfer(name: str, sources: Sequence[RunResult], targets: Sequence[RunResult], options: Options) -> Table:
-    """A row per trainer, YAML file and number of shots; columns for source, targets and the targets' average."""
+    """A row per trainer, configuration, shots and source; columns for source, targets and the targets' average."""
     columns = [("source", data) for data in names(sources)] + [("target", data) for data in names(targets)]
     rows: list[list[Cell]] = []
-    for setting, runs in group([*sources, *targets], lambda run: (run.trainer, run.stem, run.shots)).items():
-        cells = group(runs, lambda run: (run.protocol, run.dataset))
-        trainer, stem, shots = setting
-        warn_of_seeds(f"{trainer} ({stem}), {name}", {data: cells[place, data] for place, data in cells}, options.warn)
+    for setting, runs in group([*sources, *targets], setting_of).items():
+        cells = group(runs, lambda run: (run.protocol, run.data))
+        trainer, configuration, shots, source, _ = setting
+        row = f"{trainer} ({configuration}) trained on {source}, {name}"
+        warn_of_seeds(row, {data: cells[place, data] for place, data in cells}, options.warn)
         stats = [options.stat(cells.get(column, ())) for column in columns]
         average = average_of([stat for stat, (place, _) in zip(stats, columns, strict=True) if place == "target"])
-        rows.append([trainer, stem, shots_text(shots), seeds_text(runs), *stats, average])
-    header = ["trainer", "config", "shots", "seeds"]
+        rows.append([trainer, configuration, source, shots_text(shots), seeds_text(runs), *stats, average])
+    header = ["trainer", "config", "trained on", "shots", "seeds"]
     header += [f"source: {data}" if place == "source" else data for place, data in columns]
     caption = f"{name}: accuracy in per cent, mean ± {options.spread} over the seeds."
     return Table(caption, [*header, "average of targets"], rows, notes_of([*sources, *targets]))
 
 
+def setting_of(run: RunResult) -> tuple[str, str | None, int, str | None, str]:
+    """What the source and the targets of one row share."""
+    source = run.dataset if run.protocol == "source" else run.source
+    return run.trainer, run.configuration, run.shots, source, run.split
+
+
 def names(runs: Sequence[RunResult]) -> list[str]:
-    return sorted({run.dataset for run in runs}, key=str.casefold)
+    return sorted({run.data for run in runs}, key=str.casefold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -9,9 +10,11 @@ from typing import Any, TypeAlias
 from anprompt.runs.read_results import RunResult
 from anprompt.table.core import Options, Stat, average_of, group
 from anprompt.table.few_shot import column_name, configs, split_by_config
+from anprompt.table.rows import settled
 
 FORMATS = ("png", "pdf")
 SIZE = (4.2, 3.4)  # inches: a column of most papers
+UNFIT_FOR_FILES = re.compile(r"[^\w.+-]+")
 DPI = 200  # of the PNG
 MARKERS = "osD^vP*X<>"
 
@@ -25,8 +28,11 @@ def few_shot_figures(results: Iterable[RunResult], options: Options) -> Figures:
     A curve is that of a trainer or, where two of its YAML files compete, of a file. It enters the average with the
     shots that it has on all datasets. Runs on all images have no place on the axis.
     """
-    limited = [result for result in results if result.protocol == "few_shot" and result.shots >= 1]
-    figures: Figures = {name: {} for name in sorted({result.dataset for result in limited}, key=str.casefold)}
+    few_shot = [run for run in settled(results, options.warn) if run.protocol == "few_shot" and run.shots >= 1]
+    limited = [run for run in few_shot if run.split == "test"]
+    if len(limited) < len(few_shot):
+        options.warn(f"{len(few_shot) - len(limited)} results on validation images are not drawn")
+    figures: Figures = {name: {} for name in sorted({run.dataset for run in limited}, key=str.casefold)}
     for (trainer, name), runs in group(limited, lambda run: (run.trainer, run.dataset)).items():
         lines = split_by_config(runs)
         for line in lines:
@@ -78,7 +84,7 @@ def draw(figures: Figures, folder: Path, options: Options) -> list[Path]:
         figure = Figure(figsize=SIZE, layout="constrained")
         draw_curves(figure.add_subplot(title=name), curves, styles, options)
         for suffix in FORMATS:
-            file = folder / f"few_shot_{name.replace(' ', '_')}.{suffix}"
+            file = folder / f"few_shot_{UNFIT_FOR_FILES.sub('_', name)}.{suffix}"
             figure.savefig(file, dpi=DPI)
             files.append(file)
     return files

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from anprompt.table.core import Cell, Stat, Table
+from anprompt.table.core import Cell, Difference, Stat, Table
 
 SPECIAL_IN_LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
 
@@ -39,12 +39,18 @@ def body(table: Table, style: str) -> str:
 
 def as_text(cell: Cell) -> str:
     if isinstance(cell, Stat):
-        return f"{cell.mean:.2f}" + (f" ± {cell.spread:.2f}" if cell.spread is not None else "")
+        mean = f"{cell.mean:+.2f}" if isinstance(cell, Difference) else f"{cell.mean:.2f}"
+        return mean + (f" ± {cell.spread:.2f}" if cell.spread is not None else "")
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, float):
         return f"{cell:,.1f}"
-    return cell or "-"
+    return printable(cell) if cell else "-"
+
+
+def printable(text: str) -> str:
+    """Names come from files: what would move the cursor or break a row shows as a question mark."""
+    return "".join(character if character.isprintable() and character != "|" else "?" for character in text)
 
 
 def comma_separated(table: Table) -> str:

@@ -19,6 +19,7 @@ CIRCUMSTANCES = (
     "MODEL.BACKBONE.PATH", "OUTPUT_DIR", "RESUME", "TRAIN.CUDA_GRAPH", "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE",
 )  # fmt: skip
 DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
+YAML_DATA = "ImageFolder"  # DATASET.NAME of data that nothing but a YAML file describes
 WHOLE = re.compile(r"[+-]?\d+")
 
 
@@ -28,6 +29,7 @@ SHARED_KEYS: dict[str, dict[str, Any]] = {
         "TEMPLATE": "",  # prompt with {} for the class name; empty: the one of the dataset in templates.py
         "FOLDER": "",  # DATASET.NAME ImageFolder: the folder of your images, below DATASET.ROOT
         "SPLIT": "",  # DATASET.NAME ImageFolder: a CSV or JSON file in it that lists them; empty: train/<class>/
+        "ID": "",  # what results call the data; empty: NAME, of ImageFolder the YAML file's stem (train.py) or FOLDER
     },
     "DATALOADER": {
         "KEEP_TRAIN_GB": 2.0,  # decoded training images stay in memory if they take no more (10^9 bytes); 0: never
@@ -50,6 +52,12 @@ def add_shared_cfg(cfg: CfgNode) -> None:
         for key, value in keys.items():
             if key not in node:
                 node[key] = value
+
+
+def dataset_id(cfg: CfgNode) -> str:
+    """What results call the data. ``ImageFolder`` is the name of a kind of data only: two of them are told apart."""
+    data = cfg.DATASET
+    return data.ID or (data.FOLDER if data.NAME == YAML_DATA else "") or data.NAME
 
 
 def add_trainer_node(cfg: CfgNode, name: str) -> CfgNode:
@@ -169,17 +177,23 @@ def differences(stored: Mapping[str, Any], cfg: CfgNode) -> list[str]:
     Left out are circumstances of the run, the nodes of other trainers, and keys that only one of the two has: those
     came with another version or with a file dropped into ``trainers/``.
     """
-    before, now = dict(leaves(stored)), dict(leaves(as_plain(cfg)))
-    own = ("TRAINER.NAME", f"TRAINER.{cfg.TRAINER.NAME.upper()}.")
-    keys = [
-        key
-        for key in sorted(before.keys() & now.keys())
+    before, now = compared(stored, cfg.TRAINER.NAME), compared(as_plain(cfg), cfg.TRAINER.NAME)
+    keys = sorted(before.keys() & now.keys())
+    return [f"{key} {before[key]} -> {now[key]}" for key in keys if not same_value(key, before[key], now[key])]
+
+
+def compared(config: Mapping[str, Any], trainer: str) -> dict[str, Any]:
+    """Of a stored config, what decides the numbers of a run of ``trainer``: value by key."""
+    own = ("TRAINER.NAME", f"TRAINER.{trainer.upper()}.")
+    return {
+        key: value
+        for key, value in leaves(config)
         if key not in CIRCUMSTANCES and (key.startswith(own) or not key.startswith("TRAINER."))
-    ]
-    return [f"{key} {before[key]} -> {now[key]}" for key in keys if not _same(key, before[key], now[key])]
+    }
 
 
-def _same(key: str, old: Any, new: Any) -> bool:
+def same_value(key: str, old: Any, new: Any) -> bool:
+    """Whether two values of a key in :func:`compared` decide the same numbers."""
     if key.endswith(DESCRIPTION_FOLDERS):  # they may move, like the data
         return bool(old) == bool(new)
     return old == new

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+BEST = "model-best.pth.tar"  # Dassl's name for the checkpoint that validation chose
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:

@@ -44,16 +44,16 @@ def test_base_to_new_of_the_eleven(call, tmp_path):
     for data in ELEVEN:
         tail = f"{data}/shots_16/ANPrompt/tiny/seed1"
         base, new = (per_cent(tmp_path / "out/base2new" / half / tail) for half in ("train_base", "test_new"))
-        h = 2 * base * new / (base + new) if base + new else 0
+        hm = 2 * base * new / (base + new) if base + new else 0
         row = rows[name_of(data)]
-        assert [row["base"], row["new"], row["H"]] == [f"{value:.2f}" for value in (base, new, h)], data
-        sums = [total + value for total, value in zip(sums, (base, new, h), strict=True)]
-    base, new, h = (total / 11 for total in sums)
-    of_averages = rows["average of 11, H of the averages"]
-    assert [of_averages[key] for key in ("base", "new", "H")] == [
+        assert [row["base"], row["new"], row["HM"]] == [f"{value:.2f}" for value in (base, new, hm)], data
+        sums = [total + value for total, value in zip(sums, (base, new, hm), strict=True)]
+    base, new, hm = (total / 11 for total in sums)
+    of_averages = rows["average of 11, HM of the averages"]
+    assert [of_averages[key] for key in ("base", "new", "HM")] == [
         f"{value:.2f}" for value in (base, new, 2 * base * new / (base + new))
     ]
-    assert rows["average of 11, average of the Hs"]["H"] == f"{h:.2f}"
+    assert rows["average of 11, average of the HMs"]["HM"] == f"{hm:.2f}"
 
     status, again, started = call("base2new", "--seeds", "1")
     assert (status, started) == (0, [])

@@ -107,6 +107,6 @@ def check_table(printed, tmp_path):
         for column, (one, two) in {
             "base": [base for base, _ in pairs],
             "new": [new for _, new in pairs],
-            "H": [2 * base * new / (base + new) if base + new else 0.0 for base, new in pairs],
+            "HM": [2 * base * new / (base + new) if base + new else 0.0 for base, new in pairs],
         }.items():
             assert rows[name][column] == f"{(one + two) / 2:.2f} ± {abs(one - two) / 2:.2f}"

@@ -109,6 +109,20 @@ def test_cross_dataset_test_takes_the_config_of_its_source(call):
     assert value_after(test, "--config-file") == str(REPOSITORY / "configs/trainers/ANPrompt/tiny.yaml")
 
 
+def test_the_test_of_another_source_has_a_folder_of_its_own(call, tmp_path):
+    """ImageNet's has the family's."""
+    folders = {}
+    for source in ("imagenet", "shapes", "dtd"):
+        call("anprompt/xd_train.sh", source, "1", DATA="/d", CFG="tiny")
+        _, (test, _) = call("anprompt/xd_test.sh", "eurosat", "1", DATA="/d", SOURCE=source, CFG="tiny")
+        folders[source] = value_after(test, "--output-dir").removeprefix(f"{tmp_path}/out/evaluation/ANPrompt/")
+    assert folders == {
+        "imagenet": "tiny_16shots/eurosat/seed1",
+        "shapes": "tiny_16shots_shapes/eurosat/seed1",
+        "dtd": "tiny_16shots_dtd/eurosat/seed1",
+    }
+
+
 def test_a_model_chosen_on_validation_data_is_the_one_tested(call, tmp_path):
     call("anprompt/xd_train.sh", "imagenet", "1", DATA="/d")
     (tmp_path / "out/imagenet/ANPrompt/vit_b16_16shots/seed1/prompt_learner/model-best.pth.tar").write_text("")
@@ -346,5 +360,10 @@ def test_cross_dataset_run(shapes, tmp_path):
     done = run(shapes, tmp_path, "xd_test.sh", "shapes", "1", SOURCE="shapes")
     assert done.returncode == 0, done.stderr
     source = tmp_path / "shapes/ANPrompt/tiny_16shots/seed1/results.json"
-    target = tmp_path / "evaluation/ANPrompt/tiny_16shots/shapes/seed1/results.json"
-    assert json.loads(source.read_text())["heads"] == json.loads(target.read_text())["heads"]  # here they are one
+    target = tmp_path / "evaluation/ANPrompt/tiny_16shots_shapes/shapes/seed1/results.json"
+    source, target = (json.loads(path.read_text()) for path in (source, target))
+    assert source["heads"] == target["heads"]  # here they are one
+    assert (source["protocol"], target["protocol"]) == ("source", "target")
+    same = ("source", "training", "shots", "subset", "configuration")
+    assert [source[key] for key in same] == [target[key] for key in same]
+    assert (target["source"], target["shots"], target["configuration"]) == ("Shapes", 16, "tiny")

@@ -7,6 +7,7 @@ import re
 import pytest
 
 import parse_test_res
+from anprompt.runs.measures import harmonic_mean
 
 RESULT = """=> result
 * total: 30
@@ -65,10 +66,29 @@ def test_last_match_wins(parse, tmp_path):
 
 def test_keyword_and_confidence_interval(parse, tmp_path):
     directory = write_logs(tmp_path, ["Finish training\n" + block(value) for value in (80.0, 84.0, 85.0)])
-    deviation = math.sqrt(sum((error - 17) ** 2 for error in (20, 16, 15)) / 3)
-    assert parse(directory, "--keyword", "error", "--ci95")[1].splitlines()[-1] == (
-        f"* error: 17.00% +- {1.96 * deviation / math.sqrt(3):.2f}%"
-    )
+    squares = sum((error - 17) ** 2 for error in (20, 16, 15))
+    family = 1.96 * math.sqrt(squares / 3) / math.sqrt(3)
+    assert parse(directory, "--keyword", "error", "--ci95")[1].splitlines()[-2:] == [
+        f"95 % confidence interval: Student's t; the CoOp family's 1.96 sigma / sqrt(n) is +- {family:.2f}%",
+        f"* error: 17.00% +- {4.302653 * math.sqrt(squares / 2) / math.sqrt(3):.2f}%",
+    ]
+
+
+def test_one_flag_has_one_meaning(parse, write, table, tmp_path):
+    """The same runs, the same interval: 4.302653 * sqrt(13 / 3) / sqrt(3)."""
+    for seed, accuracy in ((1, 60.0), (2, 61.0), (3, 64.0)):
+        write(f"few_shot/dtd/shots_16/CoOp/a/seed{seed}", accuracy, seed)
+    printed = parse(tmp_path / "few_shot/dtd/shots_16/CoOp/a", "--exact", "--ci95")[1]
+    assert printed.splitlines()[-1] == "* accuracy: 61.67% +- 5.17%"
+    assert "61.67 ± 5.17" in table("--ci95")[1]
+
+
+def test_one_run_has_no_interval(parse, tmp_path):
+    directory = write_logs(tmp_path, ["Finish training\n" + block(80.0)])
+    assert parse(directory, "--ci95")[1].splitlines()[-2:] == [
+        "one run has no confidence interval",
+        "* accuracy: 80.00% +- 0.00%",
+    ]
 
 
 def test_experiments_are_averaged(parse, tmp_path):
@@ -84,8 +104,30 @@ def test_harmonic_mean_of_base_and_new(parse, tmp_path):
     assert [lines[-3].split(), lines[-1].split()] == [["base", "new", "HM"], ["82.00", "72.00", "76.68"]]
 
 
+@pytest.mark.parametrize("flags", [(), ("--exact",), ("--multi-exp",)])
+def test_no_harmonic_mean_over_different_seeds(parse, tmp_path, flags):
+    """Base has seeds 1 and 2, new has 1 only."""
+    for part, texts in (("base", ["Finish training\n" + block(80.0)] * 2), ("new", [block(70.0)])):
+        folder = tmp_path / part / "lr1" if "--multi-exp" in flags else tmp_path / part
+        write_logs(folder, texts)
+        write_logs(folder, [json.dumps({"accuracy": 70})] * len(texts), "results.json")
+    status, out, err = parse(tmp_path / "base", tmp_path / "new", *flags)
+    assert status == 2 and "HM" not in out
+    name = "lr1 " if "--multi-exp" in flags else ""
+    assert err.startswith(f"error: no HM over different seeds: base has {name}1, {name}2, new has {name}1. Run what")
+    assert err.count("\n") == 1
+
+
+def test_folders_that_name_no_seed_are_taken_as_they_are(parse, tmp_path):
+    write_logs(tmp_path / "base", ["Finish training\n" + block(80.0)])
+    write_logs(tmp_path / "new", [block(70.0)])
+    for part in ("base", "new"):
+        (tmp_path / part / "seed1").rename(tmp_path / part / f"my_{part}_run")
+    assert parse(tmp_path / "base", tmp_path / "new")[1].splitlines()[-1].split() == ["80.00", "70.00", "74.67"]
+
+
 def test_harmonic_mean_of_nothing_is_zero():
-    assert parse_test_res.harmonic_mean(0, 0) == 0
+    assert harmonic_mean(0, 0) == 0
 
 
 def test_exact_reads_unrounded_results(parse, tmp_path):

@@ -532,7 +532,8 @@ def test_text_is_kept_during_an_evaluation_only(peer_cfg, monkeypatch, name):
 
 
 KEYS = {
-    "dataset", "classes", "shots", "seed", "trainer", "split", "headline", "accuracy", "error_rate", "macro_f1",
+    "protocol", "configuration", "source", "source_classes", "training", "dataset", "classes", "shots", "seed",
+    "trainer", "split", "headline", "accuracy", "error_rate", "macro_f1",
     "calibration_error", "total", "correct", "heads", "per_class", "parameters", "cost", "trained_on", "subset",
     "target_settings", "method_state", "versions", "config",
 }  # fmt: skip
@@ -573,6 +574,7 @@ def test_results_on_new_classes_name_what_was_trained_on(peer_cfg, tmp_path):
     results = json.loads((tmp_path / "new" / "results.json").read_text())
     assert results["trained_on"]["classnames"] != trainer.dm.dataset.classnames
     assert (results["classes"], results["parameters"]) == ("new", 512)
+    assert (results["protocol"], results["source"], results["source_classes"]) == ("base2new", "Shapes", "base")
 
 
 def test_the_subset_of_a_run_is_told_apart_by_seed_and_shots_not_by_method(peer_cfg, tmp_path):

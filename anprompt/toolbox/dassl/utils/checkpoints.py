@@ -12,11 +12,11 @@ from typing import IO, Any
 import torch
 from torch import nn
 
+from anprompt.utils.files import BEST
 from dassl.utils.legacy import load_legacy
 from dassl.utils.tools import mkdir_if_missing
 
 POINTER = "checkpoint"  # text file beside the checkpoints that names the one saved last
-BEST = "model-best.pth.tar"
 
 
 def save_checkpoint(
