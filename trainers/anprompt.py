@@ -1,7 +1,8 @@
 """ANPrompt (arXiv 2508.04677): token learner -> prompted CLIP -> losses -> trainer.
 
 The paper names the parts; its equations and code are not public. ``docs/method.md`` says for each line here where it
-comes from and how sure that is. Two readings are built from the same parts and selected by YAML:
+comes from and how sure that is; numbers in brackets are its equations. Two readings are built from the same parts and
+selected by YAML:
 
 * the paper's (``vit_b16.yaml``, default): frozen noise prompts, clustered from weak-noise text features, join the
   learnable tokens in the deeper layers of both encoders;
@@ -99,7 +100,7 @@ class TokenLearner(nn.Module):
         return self.join(self.vision_aligner, self.vision_noise_aligner)
 
     def join(self, aligner: nn.Module, noise_aligner: nn.Module | None) -> list[Tensor]:
-        """Anti-noise prompts: projected learnable tokens plus ``gamma`` times projected noise prompts."""
+        """Anti-noise prompts (3), (4): projected learnable tokens plus ``gamma`` times projected noise prompts."""
         tokens = aligner(self.tokens)
         if noise_aligner is None:
             return tokens
@@ -222,19 +223,20 @@ class ANPrompt(TwoHeadTrainer):
     # ------------------------------------------------------------------ objective
 
     def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """The terms of equation (8)."""
         model, weights, classes = self.model, self.values.LOSS, self.model.classes
         text = model.encode_text()
         features = model.encode_image(batch["images"], with_frozen=True)
         class_logits = model.logits(features.class_token, text)
         prototype_logits = model.logits(features.prototype, text)
         terms = {
-            "ce": head_cross_entropy(class_logits, prototype_logits, batch["labels"], weights.ALPHA),
-            "sim_image": weights.SIM_W * similarity_loss(features.class_token, features.frozen),
-            "sim_text": weights.SIM_W * similarity_loss(text, classes.zero_shot),
+            "ce": head_cross_entropy(class_logits, prototype_logits, batch["labels"], weights.ALPHA),  # (8)
+            "sim_image": weights.SIM_W * similarity_loss(features.class_token, features.frozen),  # (8)
+            "sim_text": weights.SIM_W * similarity_loss(text, classes.zero_shot),  # (8)
         }
         if weights.WA_W > 0:
             noise_logits = model.logits(features.prototype, self.weak_noise)
-            terms["wa"] = weights.WA_W * weak_alignment_loss(class_logits, noise_logits)
+            terms["wa"] = weights.WA_W * weak_alignment_loss(class_logits, noise_logits)  # (9)
         return terms, class_logits
 
     # ------------------------------------------------------------------ evaluation and checkpoints

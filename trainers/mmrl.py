@@ -89,6 +89,7 @@ class MMRL(TwoHeadTrainer):
             print(f"REP_DIM {width}, from the training run")
 
     def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Equation (8) of ``docs/method.md`` without its last term."""
         model, text, weight = self.model, self.model.encode_text(), self.values.REG_WEIGHT
         features = model.encode_image(batch["images"], with_frozen=True)
         class_logits = model.logits(features.class_token, text)
