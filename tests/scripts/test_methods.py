@@ -1,12 +1,19 @@
 """The scripts of all methods share their protocols: where they differ, and how a method without scripts runs."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from anprompt.cli import main
+from anprompt.protocols import processes
+from anprompt.protocols.scripts import Call, plan_script
 from tests.helpers import REPOSITORY
-from tests.helpers.stand_in import READ_BY_SCRIPTS, make_checkout, overrides, value_after
+from tests.helpers.stand_in import READ_BY_SCRIPTS, make_checkout, overrides, runs_of, value_after
 
 PROTOCOLS = ("base2new_train", "base2new_test", "few_shot", "xd_train", "xd_test")
 METHODS = {
@@ -36,11 +43,11 @@ SIMILARITY = {"anprompt": "TRAINER.ANPROMPT.LOSS.SIM_W", "mmrl": "TRAINER.MMRL.R
 
 @pytest.fixture
 def inline(tmp_path, monkeypatch, capsys):
-    """``inline(SCRIPT, ...)``: what a script runs, within this process: exit status, lines of arguments, error output."""
+    """``inline(SCRIPT, ...)``: the lines of arguments of what a script runs, without processes."""
     lines = []
 
     def note(command, environment):
-        lines.append(" ".join(command[1:]))
+        lines.extend(runs_of(" ".join(command[1:])))
         if "--output-dir" in command:
             folder = Path(command[command.index("--output-dir") + 1])
             (folder / "prompt_learner").mkdir(parents=True, exist_ok=True)
