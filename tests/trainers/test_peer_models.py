@@ -55,6 +55,7 @@ def bare_trainer(kind, clip, *options, dataset="OxfordPets", seed=0, names=NAMES
     pairs = [(f"{node}.{key}", value) for key, value in zip(options[::2], options[1::2], strict=True)]
     trainer.cfg.merge_from_list([*sum(pairs, ()), "DATASET.NAME", dataset, "TRAINER.NAME", kind.__name__])
     trainer.device, trainer.backbone = torch.device("cpu"), backbone_around(clip)
+    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names))
     torch.manual_seed(seed)
     trainer.model = fresh_model(trainer, names)
     if kind is KgCoOp:
@@ -131,6 +132,20 @@ def test_kgcoop(clip, oracle, images):
     frozen = peer_oracle.normalise(oracle.text(ids("a photo of a {}, a type of pet.")))
     slow = peer_oracle.kgcoop(oracle, leaf["ctx"], WORDS, TAILS, images, LABELS, frozen, weight=3.0)
     assert_equal_with_gradients(trainer, images, leaf, slow)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "own", "sentence"),
+    [
+        ("DescribableTextures", "", "a photo of a dog, a type of texture."),
+        ("DescribableTextures", "{} cloth.", "dog cloth."),
+        ("OxfordPets", "", "a photo of a dog, a type of pet."),
+    ],
+)
+def test_hand_written_sentence_of_kgcoop_is_its_authors(clip, dataset, own, sentence):
+    trainer = bare_trainer(KgCoOp, clip, dataset=dataset)
+    trainer.cfg.DATASET.TEMPLATE = own
+    assert trainer.hand_written_prompts()[0] == sentence
 
 
 def test_kgcoop_pulls_eight_times_by_default(clip, images):
