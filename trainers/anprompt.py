@@ -8,8 +8,9 @@ selected by YAML:
   learnable tokens in the deeper layers of both encoders;
 * the authors' early release (``vit_b16_early_release.yaml``): a second learnable token bank, vision encoder only.
 
-With ``NOISE_PROMPT.SOURCE off``, ``VISION_ALIGNER linear``, ``BETA 1.0``, ``PROTOTYPE_PROJ full`` and ``LOSS.WA_W 0.0``
-what remains is MMRL.
+With ``NOISE_PROMPT.SOURCE off`` and ``LOSS.WA_W 0.0`` what remains is MMRL++ where ``TEXT_ALIGNER shared`` and
+``TEXT_BETA`` is that of the vision tower, and MMRL where ``VISION_ALIGNER linear``, ``BETA 1.0`` and
+``PROTOTYPE_PROJ full`` (docs/ladder.md).
 
 Notation as in ``anprompt/clip/encoders.py``; in addition ``N`` layers receive tokens.
 """
@@ -26,13 +27,7 @@ from yacs.config import CfgNode
 from anprompt.clip.backbone import Backbone
 from anprompt.engine.batch import Batch
 from anprompt.engine.two_heads import HEADS, TwoHeadTrainer
-from anprompt.prompts.deep_tokens import (
-    DeepTokenCLIP,
-    LinearAligner,
-    PrototypeProjection,
-    last_layers,
-    low_rank_init,
-)
+from anprompt.prompts.deep_tokens import ALIGNERS, DeepTokenCLIP, LinearAligner, PrototypeProjection, last_layers
 from anprompt.prompts.losses import head_cross_entropy, similarity_loss, weak_alignment_loss
 from anprompt.prompts.noise import NoiseBanks, noise_banks, noise_prompts, weak_noise_features
 from anprompt.prompts.prompted_clip import random_prompts
@@ -40,26 +35,7 @@ from anprompt.utils.config import require
 from anprompt.utils.settings import FIXED, Setting, Settings, number, one_of, whole
 from dassl.engine import TRAINER_REGISTRY
 
-ALIGNER_RANK = 4  # rank of the per-layer residual of the shared aligner (early release)
-
 # ---------------------------------------------------------------------------------------------- token learner
-
-
-class SharedAligner(nn.Module):
-    """One matrix for all layers plus a low-rank residual and a bias per layer (MMRL++); starts as ``template``."""
-
-    def __init__(self, template: nn.Linear, layers: int, rank: int = ALIGNER_RANK):
-        super().__init__()
-        width, source = template.weight.shape
-        self.weight = nn.Parameter(template.weight.detach().clone())
-        self.bias = nn.Parameter(template.bias.detach().expand(layers, -1).clone())
-        self.up = nn.Parameter(torch.stack([low_rank_init(width, rank) for _ in range(layers)]))
-        self.down = nn.Parameter(torch.zeros(layers, rank, source))
-
-    def forward(self, tokens: Tensor) -> list[Tensor]:
-        """``[K, E]`` -> N tensors ``[K, D]``."""
-        weights = self.weight + self.up @ self.down  # [N, D, E]
-        return list(tokens @ weights.transpose(1, 2) + self.bias[:, None])
 
 
 class TokenLearner(nn.Module):
@@ -72,22 +48,25 @@ class TokenLearner(nn.Module):
 
     def __init__(self, clip: Any, values: CfgNode):
         super().__init__()
-        joint = clip.visual.proj.shape[1]
-        text_map = nn.Linear(joint, clip.ln_final.weight.shape[0])
-        vision_map = nn.Linear(joint, clip.visual.proj.shape[0])
+        joint = clip.visual.proj.shape[1]  # where noise prompts come from
+        width = values.REP_DIM or joint
         layers, count = len(values.LAYERS), values.N_TOKENS
+        text_map = nn.Linear(width, clip.ln_final.weight.shape[0])
+        vision_map = nn.Linear(width, clip.visual.proj.shape[0])
         self.coef = values.NOISE_PROMPT.COEF
-        self.tokens = nn.Parameter(random_prompts(count, joint))
-        self.text_aligner = LinearAligner(text_map, layers)
-        aligner = SharedAligner if values.VISION_ALIGNER == "shared" else LinearAligner
-        self.vision_aligner = aligner(vision_map, layers)
+        self.tokens = nn.Parameter(random_prompts(count, width))
+        self.text_aligner = ALIGNERS[values.TEXT_ALIGNER](text_map, layers)
+        self.vision_aligner = ALIGNERS[values.VISION_ALIGNER](vision_map, layers)
         self.prototype_proj = PrototypeProjection(clip.visual.proj, values.PROTOTYPE_PROJ)
         self.text_noise_aligner = self.vision_noise_aligner = None
         if values.NOISE_PROMPT.SOURCE == "learnable":
-            self.noise_prompts = nn.Parameter(random_prompts(count, joint))
+            self.noise_prompts = nn.Parameter(random_prompts(count, width))
             self.vision_noise_aligner = LinearAligner(vision_map, layers)
         elif values.NOISE_PROMPT.SOURCE == "cluster":
             self.register_buffer("noise_prompts", torch.zeros(count, joint))
+            if width != joint:  # centres of text features need maps of their own width
+                text_map = nn.Linear(joint, text_map.out_features)
+                vision_map = nn.Linear(joint, vision_map.out_features)
             self.text_noise_aligner = LinearAligner(text_map, layers)
             self.vision_noise_aligner = LinearAligner(vision_map, layers)
 
@@ -113,9 +92,12 @@ SETTINGS = Settings(
     "ANPROMPT",
     Setting("N_TOKENS", 5, whole(1), FIXED),  # K
     Setting("LAYERS", [6, 7, 8, 9, 10, 11, 12], last_layers, FIXED),  # up to the last text layer; vision: as many
+    Setting("REP_DIM", None, whole(1), optional=True),  # width of the tokens' own space; None: CLIP's joint width
     Setting("BETA", None, number(0, 1)),  # weight of the fresh token in deeper vision layers; None: PER_DATASET
+    Setting("TEXT_BETA", 1.0, number(0, 1), FIXED),  # the same in deeper text layers
     # shared (one matrix plus low-rank residuals) or linear (one matrix per layer)
-    Setting("VISION_ALIGNER", "shared", one_of("shared", "linear"), FIXED),
+    Setting("TEXT_ALIGNER", "linear", one_of(*ALIGNERS), FIXED),
+    Setting("VISION_ALIGNER", "shared", one_of(*ALIGNERS), FIXED),
     # low_rank (CLIP's projection plus a residual) or full (own random matrix)
     Setting("PROTOTYPE_PROJ", "low_rank", one_of("low_rank", "full"), FIXED),
     Setting("NOISE.GPT_DIR", ""),  # folder with CoPrompt's <key>_prompt.json files
@@ -150,7 +132,7 @@ class ANPrompt(TwoHeadTrainer):
     def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> DeepTokenCLIP:
         values = SETTINGS.values(cfg)
         learner = TokenLearner(backbone.model, values)
-        return DeepTokenCLIP(backbone, learner, tuple(values.LAYERS), values.LOSS.ALPHA, values.BETA)
+        return DeepTokenCLIP(backbone, learner, tuple(values.LAYERS), values.LOSS.ALPHA, values.BETA, values.TEXT_BETA)
 
     def build_model(self) -> None:
         self.print_per_dataset_values()
@@ -256,10 +238,7 @@ class ANPrompt(TwoHeadTrainer):
 
     def restore_method_state(self, state: Mapping[str, Any]) -> None:
         """BETA, which depends on the dataset, and the choice of heads were settled in training."""
-        node, trained = self.cfg.TRAINER.ANPROMPT, state["beta"]
-        if node.BETA is None and self.model.beta != trained:
-            print(f"BETA {trained}, from the training run")
-        self.model.beta = self.setting_of_test(f"{KEY}.BETA", trained, trained if node.BETA is None else node.BETA)
+        self.model.beta = self.beta_of_training(state["beta"])
         heads = zip(("HEAD.SEEN", "HEAD.UNSEEN"), state.get("heads", ()), self.headline_heads(self.cfg), strict=False)
         for key, head, here in heads:
             self.setting_of_test(f"{KEY}.{key}", head, here)

@@ -16,3 +16,15 @@ class TwoHeadTrainer(PromptTrainer):
     def headline_heads(cls, cfg: CfgNode) -> tuple[str, str]:
         """MMRL's rule: both heads together where classes were trained on, the class head alone for any other."""
         return "fused", "class"
+
+    def beta_of_training(self, trained: float) -> float:
+        """The weight of fresh tokens to test with: it depends on the data, and training settled it.
+
+        ``TRAINER.<NAME>.BETA`` is the config's key; None leaves it to the data.
+        """
+        key, configured = f"{self.key(self.cfg)}.BETA", self.node(self.cfg).BETA
+        if configured is not None:
+            return self.setting_of_test(key, trained, configured)
+        if self.model.beta != trained:
+            print(f"BETA {trained}, from the training run")
+        return trained

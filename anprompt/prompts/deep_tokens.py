@@ -31,6 +31,7 @@ from anprompt.prompts.templates import filled
 from anprompt.utils.config import require
 from anprompt.utils.distributed import shared_out
 
+ALIGNER_RANK = 4  # rank of a layer's residual on the shared map (MMRL++)
 PROTOTYPE_RANK = 64  # rank of the residual on CLIP's visual projection (MMRL++)
 
 
@@ -49,6 +50,26 @@ class LinearAligner(nn.Module):
 def low_rank_init(rows: int, rank: int) -> Tensor:
     """Left factor of a residual whose right factor starts at zero: Kaiming-uniform with a = sqrt(5)."""
     return nn.init.kaiming_uniform_(torch.empty(rows, rank), a=math.sqrt(5))
+
+
+class SharedAligner(nn.Module):
+    """One matrix for all layers plus a low-rank residual and a bias per layer (MMRL++); starts as ``template``."""
+
+    def __init__(self, template: nn.Linear, layers: int, rank: int = ALIGNER_RANK):
+        super().__init__()
+        width, source = template.weight.shape
+        self.weight = nn.Parameter(template.weight.detach().clone())
+        self.bias = nn.Parameter(template.bias.detach().expand(layers, -1).clone())
+        self.up = nn.Parameter(torch.stack([low_rank_init(width, rank) for _ in range(layers)]))
+        self.down = nn.Parameter(torch.zeros(layers, rank, source))
+
+    def forward(self, tokens: Tensor) -> list[Tensor]:
+        """``[K, E]`` -> N tensors ``[K, D]``."""
+        weights = self.weight + self.up @ self.down  # [N, D, E]
+        return list(tokens @ weights.transpose(1, 2) + self.bias[:, None])
+
+
+ALIGNERS = {"linear": LinearAligner, "shared": SharedAligner}
 
 
 class PrototypeProjection(nn.Module):
@@ -109,15 +130,22 @@ class DeepTokenCLIP(PromptedCLIP):
         layers: text layers that receive tokens; in a deeper vision tower, as many of its last layers do.
         alpha: weight of the class head against the prototype head.
         beta: weight of the fresh token where a vision layer overwrites the previous layer's output.
+        text_beta: the same in the text tower.
     """
 
     classes: ClassSet
 
     def __init__(
-        self, backbone: Backbone, learner: nn.Module, layers: tuple[int, ...], alpha: float, beta: float = 1.0
+        self,
+        backbone: Backbone,
+        learner: nn.Module,
+        layers: tuple[int, ...],
+        alpha: float,
+        beta: float = 1.0,
+        text_beta: float = 1.0,
     ):
         super().__init__(backbone, learner)
-        self.alpha, self.beta = alpha, beta
+        self.alpha, self.beta, self.text_beta = alpha, beta, text_beta
         shift = len(self.clip.visual.transformer.resblocks) - len(self.clip.transformer.resblocks)
         self.text_layers = layers
         self.vision_layers = tuple(layer + shift for layer in layers)
@@ -132,7 +160,7 @@ class DeepTokenCLIP(PromptedCLIP):
 
     def compute_text(self) -> Tensor:
         tokens = dict(zip(self.text_layers, self.learner.text_tokens(), strict=True))
-        return unit(text_features(self.clip, self.classes.trunk, Tokens(tokens, insert=True)))
+        return unit(text_features(self.clip, self.classes.trunk, Tokens(tokens, insert=True, beta=self.text_beta)))
 
     @shared_out
     def encode_image(self, images: Tensor, with_frozen: bool = False) -> ImageFeatures:

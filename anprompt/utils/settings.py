@@ -33,12 +33,15 @@ class Setting:
     Attributes:
         key: below the method's node; a dot makes a node of its own (``LOSS.ALPHA``).
         default: None leaves it to the method's table of datasets, under the key's last part.
+        fixed: by a checkpoint.
+        optional: None is a value of its own; no table has it.
     """
 
     key: str
     default: Any
     check: Check | None = None
     fixed: bool = False
+    optional: bool = False
 
 
 class Settings:
@@ -85,6 +88,8 @@ class Settings:
         node = cfg.TRAINER[self.name]
         for row in self.rows:
             key, value = f"{self.prefix}.{row.key}", lookup(node, row.key)
+            if value is None and row.optional:
+                continue
             if row.default is None and value is None:
                 key, value = self.from_table(cfg, row.key)
             if row.check is not None:
@@ -106,7 +111,8 @@ class Settings:
 
     def open_keys(self, cfg: CfgNode) -> Iterator[str]:
         node = cfg.TRAINER[self.name]
-        return (row.key for row in self.rows if row.default is None and lookup(node, row.key) is None)
+        rows = (row for row in self.rows if row.default is None and not row.optional)
+        return (row.key for row in rows if lookup(node, row.key) is None)
 
     def has_row(self, cfg: CfgNode) -> bool:
         """Whether the dataset has values of its own."""

@@ -152,13 +152,15 @@ def anprompt_tokens(learner, prefix, layer, count, noise_coef):
     )
 
 
-def anprompt_objective(oracle, learner, ids, images, labels, weak_noise, layers, *, beta, coef, alpha, sim_w, wa_w):
+def anprompt_objective(
+    oracle, learner, ids, images, labels, weak_noise, layers, *, beta, coef, alpha, sim_w, wa_w, text_beta=1.0
+):
     """The whole objective; returns the sum of the terms and the logits of the class and prototype heads."""
     w, count = oracle.weights, len(learner["tokens"])
     scale = torch.exp(w["logit_scale"])
     text = {J: anprompt_tokens(learner, "text", i, count, coef) for i, J in enumerate(layers)}
     vision = {J: anprompt_tokens(learner, "vision", i, count, coef) for i, J in enumerate(layers)}
-    f_t = normalise(oracle.text(ids, text))
+    f_t = normalise(oracle.text(ids, text, beta=text_beta))
     class_row, token_rows = oracle.image(images, vision, beta=beta)
     if "prototype_proj.weight" in learner:
         prototype_matrix = learner["prototype_proj.weight"]

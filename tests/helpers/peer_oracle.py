@@ -112,6 +112,34 @@ def promptsrc(oracle, text_prompts, vision_prompts, names, tails, frozen_text, i
     return loss + kl / logits.numel(), logits
 
 
+def shared_map(learner, tower, layer):
+    """Tokens of the ``layer``-th layer that has any, one after the other: (W + A_i B_i) r + b_i."""
+    part = {name.removeprefix(f"{tower}_aligner."): value for name, value in learner.items()}
+    matrix = part["weight"] + sum(
+        torch.outer(part["up"][layer][:, rank], part["down"][layer][rank]) for rank in range(part["up"].shape[-1])
+    )
+    return torch.stack([matrix @ token + part["bias"][layer] for token in learner["tokens"]])
+
+
+def mmrlpp(oracle, learner, ids, images, labels, layers, *, beta, alpha, weight):
+    """Loss, and the logits of the class and the representation head."""
+    clip = oracle.weights
+    tokens = {
+        tower: {layer: shared_map(learner, tower, i) for i, layer in enumerate(layers)} for tower in ("text", "vision")
+    }
+    text = normalise(oracle.text(ids, tokens["text"], beta=beta))
+    class_row, rows = oracle.image(images, tokens["vision"], beta=beta)
+    mean = torch.stack([image.sum(0) / len(image) for image in rows])
+    projected = mean @ clip["visual.proj"] + (mean @ learner["prototype_proj.up"]) @ learner["prototype_proj.down"]
+    features = normalise(class_row @ clip["visual.proj"]), normalise(projected)
+    logits = [scale(oracle) * feature @ text.T for feature in features]
+    loss = alpha * cross_entropy(logits[0], labels) + (1 - alpha) * cross_entropy(logits[1], labels)
+    for learned, frozen in ((features[0], plain_image(oracle, images)), (text, normalise(oracle.text(ids)))):
+        cosines = [(a * b).sum() for a, b in zip(learned, frozen, strict=True)]
+        loss = loss + weight * (1 - sum(cosines) / len(cosines))
+    return loss, *logits
+
+
 def gaussian_average(states, mean, std):
     """``states``: the learnables after epochs 1, 2, .., as dicts."""
     shares = [math.exp(-((epoch - mean) ** 2) / (2 * std**2)) for epoch in range(1, len(states) + 1)]

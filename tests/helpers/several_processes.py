@@ -24,6 +24,7 @@ from trainers.coop import CoOp
 from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
 from trainers.mmrl import MMRL
+from trainers.mmrlpp import MMRLpp
 from trainers.promptsrc import PromptSRC
 from trainers.zsclip import ZeroshotCLIP
 
@@ -37,6 +38,7 @@ METHODS = {
         ("LAYERS", [3, 4], "NOISE_PROMPT.SOURCE", "learnable", "VISION_ALIGNER", "linear", "PROTOTYPE_PROJ", "full"),
     ),
     "MMRL": (MMRL, ("REP_LAYERS", [3, 4])),
+    "MMRLpp": (MMRLpp, ("REP_LAYERS", [3, 4])),
     "MaPLe": (MaPLe, ("PROMPT_DEPTH", 3)),
     "PromptSRC": (PromptSRC, ("PROMPT_DEPTH_TEXT", 3, "PROMPT_DEPTH_VISION", 3)),
     "CoOp": (CoOp, ("N_CTX", 3)),

@@ -2,7 +2,7 @@
 
     python -m tests.protocols.record          # writes both files anew: look at the diff before you commit it
 
-Both were taken over from what the scripts gave when they were bash (September 2026). A line of theirs that changes says
+Both were taken over from what the scripts gave when they were bash. A line of theirs that changes says
 that a published setting, a folder or a printed line has changed: that is to be wanted, and belongs in CHANGELOG.md.
 
 ``configs.json``, the merged config of every method x script x dataset (few_shot: x shots), one run per line:

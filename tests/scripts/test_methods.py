@@ -18,18 +18,21 @@ from tests.helpers.stand_in import READ_BY_SCRIPTS, make_checkout, overrides, ru
 PROTOCOLS = ("base2new_train", "base2new_test", "few_shot", "xd_train", "xd_test")
 METHODS = {
     "anprompt": "ANPrompt", "coop": "CoOp", "cocoop": "CoCoOp", "kgcoop": "KgCoOp", "maple": "MaPLe", "mmrl": "MMRL",
+    "mmrlpp": "MMRLpp",
     "promptsrc": "PromptSRC",
 }  # fmt: skip
 BASE_TO_NEW = {
     "anprompt": "vit_b16",
     "mmrl": "vit_b16",
-    "coop": "vit_b16_ep50_ctxv1",
+    "mmrlpp": "vit_b16",
+    "coop": "vit_b16_ctxv1",
     "cocoop": "vit_b16_c4_ep10_batch1_ctxv1",
     "kgcoop": "vit_b16_ep100_ctxv1",
     "maple": "vit_b16_c2_ep5_batch4_2ctx",
     "promptsrc": "vit_b16_c2_ep20_batch4_4+4ctx",
 }
 CROSS = BASE_TO_NEW | {
+    "coop": "vit_b16_ep50_ctxv1",
     "maple": "vit_b16_c2_ep5_batch4_2ctx_cross_datasets",
     "promptsrc": "vit_b16_c2_ep20_batch4_4+4ctx_cross_datasets",
 }

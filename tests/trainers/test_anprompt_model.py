@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from anprompt.clip.encoders import Tokens, text_features, vision_rows, vision_trunk
-from anprompt.prompts.deep_tokens import DeepTokenCLIP
+from anprompt.prompts.deep_tokens import DeepTokenCLIP, SharedAligner
 from anprompt.prompts.losses import head_cross_entropy, similarity_loss, weak_alignment_loss
 from dassl.config import get_cfg_default
 from tests.conftest import backbone_around, small_clip
 from tests.helpers.oracle import Oracle, anprompt_objective, mmrl_objective
-from trainers.anprompt import SETTINGS, ANPrompt, SharedAligner, TokenLearner
+from trainers.anprompt import SETTINGS, ANPrompt, TokenLearner
+from trainers.mmrlpp import MMRLpp, SharedRepresentationLearner
 
 
 def replace(values, **changes):
@@ -34,12 +35,16 @@ EARLY_RELEASE = replace(PAPER, NOISE_PROMPT_SOURCE="learnable")
 MMRL = replace(
     PAPER, VISION_ALIGNER="linear", PROTOTYPE_PROJ="full", NOISE_PROMPT_SOURCE="off", BETA=1.0, LOSS_WA_W=0.0
 )
+MMRLPP = replace(PAPER, TEXT_ALIGNER="shared", TEXT_BETA=0.6, REP_DIM=512, NOISE_PROMPT_SOURCE="off", LOSS_WA_W=0.0)
 READINGS = {
     "paper": PAPER,
     "paper, linear aligner, all layers": replace(PAPER, VISION_ALIGNER="linear", LAYERS=[1, 2, 3, 4], N_TOKENS=1),
     "early release": EARLY_RELEASE,
     "no noise prompts": replace(PAPER, NOISE_PROMPT_SOURCE="off", BETA=1.0),
     "mmrl": MMRL,
+    "mmrl++": MMRLPP,
+    "paper, shared text map, own width": replace(PAPER, TEXT_ALIGNER="shared", TEXT_BETA=0.2, REP_DIM=40),
+    "early release, own width": replace(EARLY_RELEASE, REP_DIM=40),
 }
 
 
@@ -56,7 +61,8 @@ def doubled(settings, clip, seed=0):
 
 
 def around(clip, learner, settings):
-    return DeepTokenCLIP(backbone_around(clip), learner, tuple(settings.LAYERS), settings.LOSS.ALPHA, settings.BETA)
+    weights = settings.LOSS.ALPHA, settings.BETA, settings.TEXT_BETA
+    return DeepTokenCLIP(backbone_around(clip), learner, tuple(settings.LAYERS), *weights)
 
 
 def prompted(settings, clip, ids, seed=0):
@@ -97,7 +103,7 @@ def test_objective_and_all_gradients_equal_the_oracle(clip, oracle, prompts, ima
     slow, class_logits, _ = anprompt_objective(
         oracle, {**copies, **dict(model.learner.named_buffers())}, prompts, images, LABELS, weak_noise(),
         settings.LAYERS, beta=settings.BETA, coef=settings.NOISE_PROMPT.COEF, alpha=settings.LOSS.ALPHA,
-        sim_w=settings.LOSS.SIM_W, wa_w=settings.LOSS.WA_W,
+        sim_w=settings.LOSS.SIM_W, wa_w=settings.LOSS.WA_W, text_beta=settings.TEXT_BETA,
     )  # fmt: skip
     assert torch.allclose(logits, class_logits, rtol=0, atol=1e-9)
     assert torch.allclose(loss, slow, rtol=0, atol=1e-9)
@@ -122,9 +128,31 @@ def test_extras_off_is_mmrl(clip, oracle, prompts, images):
         assert torch.allclose(parameter.grad, gradient, rtol=0, atol=1e-9)
 
 
+def test_extras_off_with_shared_maps_and_text_beta_is_mmrlpp(clip, prompts, images):
+    """The same learnables, and with equal ones the same terms, outputs and gradients, to the last bit."""
+    model = prompted(MMRLPP, clip, prompts)
+    learner = SharedRepresentationLearner(clip, MMRLPP.N_TOKENS, MMRLPP.REP_DIM, len(MMRLPP.LAYERS)).double()
+    learner.load_state_dict(model.learner.state_dict())
+    other = DeepTokenCLIP(model.backbone, learner, tuple(MMRLPP.LAYERS), MMRLPP.LOSS.ALPHA, MMRLPP.BETA, MMRLPP.BETA)
+    other.set_prompts(prompts)
+    trainer = SimpleNamespace(model=other, values=SimpleNamespace(REG_WEIGHT=MMRLPP.LOSS.SIM_W))
+    terms, logits = MMRLpp.loss_terms(trainer, {"images": images, "labels": LABELS})
+    own_terms, own_logits = loss_terms(model, MMRLPP, images, LABELS)
+    assert terms == own_terms and torch.equal(logits, own_logits)
+    sum(terms.values()).backward()
+    sum(own_terms.values()).backward()
+    for parameter, own in zip(learner.parameters(), model.learner.parameters(), strict=True):
+        assert torch.equal(parameter.grad, own.grad)
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
-    [(MMRL, 4_992_256), (EARLY_RELEASE, 5_117_952), (replace(PAPER, VISION_ALIGNER="linear"), 9_277_440)],
+    [
+        (MMRL, 4_992_256),
+        (MMRLPP, 813_312),
+        (EARLY_RELEASE, 5_117_952),
+        (replace(PAPER, VISION_ALIGNER="linear"), 9_277_440),
+    ],
 )
 def test_parameter_counts_at_vit_b16_size(settings, expected):
     class Shapes(torch.nn.Module):  # only what a learner reads of CLIP ViT-B/16

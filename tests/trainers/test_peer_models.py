@@ -19,6 +19,7 @@ from trainers.coop import CoOp
 from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
 from trainers.mmrl import MMRL
+from trainers.mmrlpp import MMRLpp, SharedRepresentationLearner
 from trainers.promptsrc import PromptSRC
 from trainers.zsclip import ZeroshotCLIP, ZeroshotCLIP2
 
@@ -54,6 +55,7 @@ def bare_trainer(kind, clip, *options, dataset="OxfordPets", seed=0, names=NAMES
     pairs = [(f"{node}.{key}", value) for key, value in zip(options[::2], options[1::2], strict=True)]
     trainer.cfg.merge_from_list([*sum(pairs, ()), "DATASET.NAME", dataset, "TRAINER.NAME", kind.__name__])
     trainer.device, trainer.backbone = torch.device("cpu"), backbone_around(clip)
+    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names))
     torch.manual_seed(seed)
     trainer.model = fresh_model(trainer, names)
     if kind is KgCoOp:
@@ -130,6 +132,20 @@ def test_kgcoop(clip, oracle, images):
     frozen = peer_oracle.normalise(oracle.text(ids("a photo of a {}, a type of pet.")))
     slow = peer_oracle.kgcoop(oracle, leaf["ctx"], WORDS, TAILS, images, LABELS, frozen, weight=3.0)
     assert_equal_with_gradients(trainer, images, leaf, slow)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "own", "sentence"),
+    [
+        ("DescribableTextures", "", "a photo of a dog, a type of texture."),
+        ("DescribableTextures", "{} cloth.", "dog cloth."),
+        ("OxfordPets", "", "a photo of a dog, a type of pet."),
+    ],
+)
+def test_hand_written_sentence_of_kgcoop_is_its_authors(clip, dataset, own, sentence):
+    trainer = bare_trainer(KgCoOp, clip, dataset=dataset)
+    trainer.cfg.DATASET.TEMPLATE = own
+    assert trainer.hand_written_prompts()[0] == sentence
 
 
 def test_kgcoop_pulls_eight_times_by_default(clip, images):
@@ -254,6 +270,38 @@ def test_mmrl_takes_the_authors_values_of_the_dataset(clip):
     assert (trainer.values.REG_WEIGHT, trainer.values.REP_DIM) == (0.01, 2048)
     trainer = bare_trainer(MMRL, clip, "REP_LAYERS", [3, 4], dataset="StanfordCars")
     assert (trainer.values.REG_WEIGHT, trainer.model.learner.tokens.shape[1]) == (7.0, 512)
+
+
+@pytest.mark.parametrize(("dim", "beta", "layers"), [(512, 0.9, (3, 4)), (40, 0.3, (2, 3, 4)), (24, 1.0, (4,))])
+def test_mmrlpp(clip, oracle, images, dim, beta, layers):
+    options = ("REP_LAYERS", list(layers), "REG_WEIGHT", 0.5, "REP_DIM", dim, "BETA", beta)
+    trainer = bare_trainer(MMRLpp, clip, *options)
+    leaf = leaves(trainer)
+    assert leaf["tokens"].shape == (5, dim)
+    prompts = ids("a photo of a {}, a type of pet.")
+    slow = peer_oracle.mmrlpp(oracle, leaf, prompts, images, LABELS, layers, beta=beta, alpha=0.7, weight=0.5)
+    assert_equal_with_gradients(trainer, images, leaf, slow)
+    heads = trainer.model.head_logits(images)
+    assert torch.allclose(heads["prototype"], slow[2], rtol=0, atol=1e-9)
+    assert torch.allclose(heads["fused"], 0.7 * slow[1] + 0.3 * slow[2], rtol=0, atol=1e-9)
+
+
+def test_mmrlpp_starts_with_the_same_map_in_every_layer(clip):
+    torch.manual_seed(0)
+    learner = SharedRepresentationLearner(clip, 5, 512, 3)
+    for tokens in (learner.text_tokens(), learner.vision_tokens()):
+        assert len(tokens) == 3 and all(torch.equal(tokens[0], other) for other in tokens[1:])
+    assert torch.equal(learner.prototype_proj.matrix(), clip.visual.proj.float())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "beta", "weight"),
+    [("EuroSAT", 0.2, 0.01), ("Food101", 0.1, 1.0), ("ImageNet", 0.9, 0.2), ("X", 0.9, 1.0)],
+)
+def test_mmrlpp_takes_the_authors_values_of_the_dataset(clip, dataset, beta, weight):
+    trainer = bare_trainer(MMRLpp, clip, "REP_LAYERS", [3, 4], dataset=dataset)
+    assert (beta, weight) == (trainer.values.BETA, trainer.values.REG_WEIGHT)
+    assert trainer.model.beta == trainer.model.text_beta == beta
 
 
 SEVEN = [

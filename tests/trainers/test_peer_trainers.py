@@ -26,6 +26,7 @@ PEERS = {
     "MaPLe": [],
     "PromptSRC": ["TRAINER.PROMPTSRC.GPA_MEAN", "2.0", "TRAINER.PROMPTSRC.GPA_STD", "1.5"],
     "MMRL": [],
+    "MMRLpp": [],
 }
 ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
 BATCHES = ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "DATALOADER.TEST.BATCH_SIZE", "20"]  # three training steps per epoch
@@ -351,6 +352,10 @@ def test_class_specific_contexts_start_apart_unless_from_words(peer_cfg):
         ("MMRL", "REP_LAYERS", "[5, 6]", r"REP_LAYERS \[3, 4, 5, 6\] there, \[5, 6\] here"),
         ("MMRL", "REP_DIM", "64", "REP_DIM 512 there, 64 here"),
         ("MMRL", "ALPHA", "0.5", "ALPHA 0.7 there, 0.5 here"),
+        ("MMRLpp", "N_REP_TOKENS", "4", "N_REP_TOKENS 5 there, 4 here"),
+        ("MMRLpp", "REP_LAYERS", "[5, 6]", r"REP_LAYERS \[3, 4, 5, 6\] there, \[5, 6\] here"),
+        ("MMRLpp", "REP_DIM", "64", "REP_DIM 512 there, 64 here"),
+        ("MMRLpp", "BETA", "0.5", "BETA was 0.9 in training and is 0.5 here"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused(peer_cfg, name, option, value, message):
@@ -367,6 +372,7 @@ def test_what_only_training_needs_may_differ_from_the_checkpoint(peer_cfg):
         ("PromptSRC", "GPA_MEAN", "1.0"),
         ("PromptSRC", "TEXT_LOSS_WEIGHT", "1.0"),
         ("MMRL", "REG_WEIGHT", "3.0"),
+        ("MMRLpp", "REG_WEIGHT", "3.0"),
     ):
         cfg = peer_cfg(name, output=name)
         saved = save_untrained(cfg)
@@ -417,6 +423,9 @@ def test_a_checkpoint_of_another_method_is_refused(peer_cfg):
         ("MMRL", "REG_WEIGHT", "-1.0", "REG_WEIGHT: expected a number in 0"),
         ("MMRL", "ALPHA", "1.5", "ALPHA: expected a number in 0..1, got 1.5"),
         ("MMRL", "REP_LAYERS", "[3, 4]", "REP_LAYERS: expected contiguous layers up to the last of the 6"),
+        ("MMRLpp", "REP_DIM", "0", "REP_DIM: expected a number in 1"),
+        ("MMRLpp", "BETA", "1.5", "BETA: expected a number in 0..1, got 1.5"),
+        ("MMRLpp", "REP_LAYERS", "[3, 4]", "REP_LAYERS: expected contiguous layers up to the last of the 6"),
     ],
 )
 def test_config_mistakes_are_refused_before_weights_are_read(peer_cfg, monkeypatch, name, option, value, message):
@@ -451,7 +460,13 @@ def test_fp16_is_taken_as_amp(peer_cfg, capsys, name):
 
 
 PUBLISHED = {  # learnables at ViT-B/16 size, by trainer and config
-    "CoOp": {"vit_b16": 8_192, "vit_b16_ep50": 8_192, "vit_b16_ep100": 8_192, "vit_b16_ep50_ctxv1": 2_048},
+    "CoOp": {
+        "vit_b16": 8_192,
+        "vit_b16_ep50": 8_192,
+        "vit_b16_ep100": 8_192,
+        "vit_b16_ep50_ctxv1": 2_048,
+        "vit_b16_ctxv1": 2_048,
+    },
     "KgCoOp": {"vit_b16_ep100_ctxv1": 2_048},
     "CoCoOp": {"vit_b16_c4_ep10_batch1_ctxv1": 35_360},
     "MaPLe": {
@@ -464,6 +479,7 @@ PUBLISHED = {  # learnables at ViT-B/16 size, by trainer and config
         "vit_b16_c2_ep20_batch4_4+4ctx_cross_datasets": 3 * 4 * (512 + 768),
     },
     "MMRL": {"vit_b16": 4_992_256},
+    "MMRLpp": {"vit_b16": 813_312},
     "ZeroshotCLIP": {"vit_b16": 0},
     "ZeroshotCLIP2": {"vit_b16": 0},
 }
@@ -545,9 +561,9 @@ def test_results_file(peer_cfg, tmp_path, name):
     trainer.train()
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results) == KEYS
-    heads = {"class", "prototype", "fused"} if name == "MMRL" else {"class"}
+    heads = {"class", "prototype", "fused"} if name in ("MMRL", "MMRLpp") else {"class"}
     assert set(results["heads"]) == heads
-    assert results["headline"] == ("fused" if name == "MMRL" else "class")
+    assert results["headline"] == ("fused" if name in ("MMRL", "MMRLpp") else "class")
     head = results["heads"][results["headline"]]
     assert results["correct"] == head["correct"] and results["accuracy"] == head["accuracy"]
     assert head["accuracy"] == 100 * head["correct"] / results["total"]

@@ -10,6 +10,7 @@ from trainers.coop import CoOp
 from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
 from trainers.mmrl import MMRL
+from trainers.mmrlpp import MMRLpp
 from trainers.promptsrc import PromptSRC
 from trainers.zsclip import ZeroshotCLIP, ZeroshotCLIP2
 
@@ -18,6 +19,7 @@ TEMPLATE = "a drawing of a {}."
 METHODS = {
     "ANPrompt": (ANPrompt, ("LAYERS", [3, 4])),
     "MMRL": (MMRL, ("REP_LAYERS", [3, 4])),
+    "MMRLpp": (MMRLpp, ("REP_LAYERS", [3, 4])),
     "CoOp": (CoOp, ("N_CTX", 3)),
     "CoOp, name in front": (CoOp, ("N_CTX", 3, "CLASS_TOKEN_POSITION", "front")),
     "CoCoOp": (CoCoOp, ()),
