@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone
+from anprompt.clip.interface import CLIP
 from anprompt.engine.batch import Batch
 from anprompt.engine.two_heads import HEADS, TwoHeadTrainer
 from anprompt.prompts.deep_tokens import ALIGNERS, DeepTokenCLIP, LinearAligner, PrototypeProjection, last_layers
@@ -46,7 +47,9 @@ class TokenLearner(nn.Module):
         values: of ``TRAINER.ANPROMPT``.
     """
 
-    def __init__(self, clip: Any, values: CfgNode):
+    noise_prompts: Tensor  # [K, E]
+
+    def __init__(self, clip: CLIP, values: CfgNode):
         super().__init__()
         joint = clip.visual.proj.shape[1]  # where noise prompts come from
         width = values.REP_DIM or joint
@@ -123,13 +126,15 @@ extend_cfg = add_anprompt_cfg  # found by this project's
 
 
 @TRAINER_REGISTRY.register()
-class ANPrompt(TwoHeadTrainer):
+class ANPrompt(TwoHeadTrainer[DeepTokenCLIP[TokenLearner]]):
     """Anti-noise prompt tuning."""
 
     settings = SETTINGS
 
     @classmethod
-    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> DeepTokenCLIP:
+    def build_prompted_model(
+        cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]
+    ) -> DeepTokenCLIP[TokenLearner]:
         values = SETTINGS.values(cfg)
         learner = TokenLearner(backbone.model, values)
         return DeepTokenCLIP(backbone, learner, tuple(values.LAYERS), values.LOSS.ALPHA, values.BETA, values.TEXT_BETA)
@@ -209,6 +214,7 @@ class ANPrompt(TwoHeadTrainer):
         model, weights, classes = self.model, self.values.LOSS, self.model.classes
         text = model.encode_text()
         features = model.encode_image(batch["images"], with_frozen=True)
+        assert features.frozen is not None
         class_logits = model.logits(features.class_token, text)
         prototype_logits = model.logits(features.prototype, text)
         terms = {
@@ -217,6 +223,7 @@ class ANPrompt(TwoHeadTrainer):
             "sim_text": weights.SIM_W * similarity_loss(text, classes.zero_shot),  # (8)
         }
         if weights.WA_W > 0:
+            assert self.weak_noise is not None  # from before the first step on
             noise_logits = model.logits(features.prototype, self.weak_noise)
             terms["wa"] = weights.WA_W * weak_alignment_loss(class_logits, noise_logits)  # (9)
         return terms, class_logits

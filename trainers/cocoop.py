@@ -57,7 +57,7 @@ class ConditionalLearner(nn.Module):
         return self.ctx + self.meta_net(features)[:, None]
 
 
-class ConditionalCLIP(PromptedCLIP):
+class ConditionalCLIP(PromptedCLIP[ConditionalLearner]):
     """CLIP whose prompts see the image."""
 
     prompts: ContextPrompts
@@ -102,7 +102,7 @@ extend_cfg = SETTINGS.extend_cfg
 
 
 @TRAINER_REGISTRY.register()
-class CoCoOp(PromptTrainer):
+class CoCoOp(PromptTrainer[ConditionalCLIP]):
     """Conditional context optimisation."""
 
     settings = SETTINGS

@@ -38,13 +38,15 @@ extend_cfg = SETTINGS.extend_cfg
 
 
 @TRAINER_REGISTRY.register()
-class CoOp(PromptTrainer):
+class CoOp(PromptTrainer[ContextCLIP[ContextLearner]]):
     """Context optimisation."""
 
     settings = SETTINGS
 
     @classmethod
-    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
+    def build_prompted_model(
+        cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]
+    ) -> ContextCLIP[ContextLearner]:
         node = cfg.TRAINER.COOP
         count = context_length(node.CTX_INIT, node.N_CTX)
         start = start_context(backbone, node.CTX_INIT, count)

@@ -40,13 +40,15 @@ TEMPLATES = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
 
 @TRAINER_REGISTRY.register()
-class KgCoOp(PromptTrainer):
+class KgCoOp(PromptTrainer[ContextCLIP[ContextLearner]]):
     """Knowledge-guided context optimisation."""
 
     settings = SETTINGS
 
     @classmethod
-    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
+    def build_prompted_model(
+        cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]
+    ) -> ContextCLIP[ContextLearner]:
         node = cfg.TRAINER.KGCOOP
         count = context_length(node.CTX_INIT, node.N_CTX)
         learner = ContextLearner(start_context(backbone, node.CTX_INIT, count))

@@ -58,13 +58,15 @@ extend_cfg = SETTINGS.extend_cfg
 
 
 @TRAINER_REGISTRY.register()
-class MaPLe(PromptTrainer):
+class MaPLe(PromptTrainer[ContextCLIP[CoupledLearner]]):
     """Multi-modal prompt learning."""
 
     settings = SETTINGS
 
     @classmethod
-    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
+    def build_prompted_model(
+        cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]
+    ) -> ContextCLIP[CoupledLearner]:
         node = cfg.TRAINER.MAPLE
         start = start_context(backbone, node.CTX_INIT, node.N_CTX)
         learner = CoupledLearner(start, node.PROMPT_DEPTH, backbone.vision_width)

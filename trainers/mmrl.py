@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone
+from anprompt.clip.interface import CLIP
 from anprompt.engine.batch import Batch
 from anprompt.engine.two_heads import TwoHeadTrainer
 from anprompt.prompts.deep_tokens import DeepTokenCLIP, LinearAligner, PrototypeProjection, last_layers
@@ -34,7 +35,7 @@ class RepresentationLearner(nn.Module):
         layers: number of layers that receive tokens.
     """
 
-    def __init__(self, clip: Any, count: int, dim: int, layers: int):
+    def __init__(self, clip: CLIP, count: int, dim: int, layers: int):
         super().__init__()
         self.tokens = nn.Parameter(random_prompts(count, dim))
         self.text_aligner = LinearAligner(nn.Linear(dim, clip.ln_final.weight.shape[0]), layers)
@@ -64,13 +65,15 @@ REP_DIM_KEY = "TRAINER.MMRL.REP_DIM"
 
 
 @TRAINER_REGISTRY.register()
-class MMRL(TwoHeadTrainer):
+class MMRL(TwoHeadTrainer[DeepTokenCLIP[RepresentationLearner]]):
     """Multi-modal representation learning."""
 
     settings = SETTINGS
 
     @classmethod
-    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> DeepTokenCLIP:
+    def build_prompted_model(
+        cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]
+    ) -> DeepTokenCLIP[RepresentationLearner]:
         node = SETTINGS.values(cfg)
         learner = RepresentationLearner(backbone.model, node.N_REP_TOKENS, node.REP_DIM, len(node.REP_LAYERS))
         return DeepTokenCLIP(backbone, learner, tuple(node.REP_LAYERS), node.ALPHA)
@@ -92,6 +95,7 @@ class MMRL(TwoHeadTrainer):
         """Equation (8) of ``docs/method.md`` without its last term."""
         model, text, weight = self.model, self.model.encode_text(), self.values.REG_WEIGHT
         features = model.encode_image(batch["images"], with_frozen=True)
+        assert features.frozen is not None
         class_logits = model.logits(features.class_token, text)
         rep_logits = model.logits(features.prototype, text)
         terms = {

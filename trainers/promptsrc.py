@@ -104,7 +104,7 @@ extend_cfg = SETTINGS.extend_cfg
 
 
 @TRAINER_REGISTRY.register()
-class PromptSRC(PromptTrainer):
+class PromptSRC(PromptTrainer[ContextCLIP[IndependentLearner]]):
     """Self-regulating prompts."""
 
     settings = SETTINGS
@@ -120,7 +120,9 @@ class PromptSRC(PromptTrainer):
         )
 
     @classmethod
-    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ContextCLIP:
+    def build_prompted_model(
+        cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]
+    ) -> ContextCLIP[IndependentLearner]:
         node = cfg.TRAINER.PROMPTSRC
         learner = IndependentLearner(
             start_context(backbone, node.CTX_INIT, node.N_CTX_TEXT),

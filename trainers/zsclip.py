@@ -15,7 +15,7 @@ from anprompt.prompts.templates import ensemble_for
 from dassl.engine import TRAINER_REGISTRY
 
 
-class FrozenCLIP(PromptedCLIP):
+class FrozenCLIP(PromptedCLIP[nn.Module]):
     """CLIP as it is; nothing to learn.
 
     Args:
@@ -40,7 +40,7 @@ class FrozenCLIP(PromptedCLIP):
 
 
 @TRAINER_REGISTRY.register()
-class ZeroshotCLIP(PromptTrainer):
+class ZeroshotCLIP(PromptTrainer[FrozenCLIP]):
     """Evaluates CLIP as it is; ``--eval-only`` or not makes no difference."""
 
     def check_cfg(self, cfg: CfgNode) -> None:

@@ -41,8 +41,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from anprompt.clip import blocks
+from anprompt.clip.interface import CLIP, VisionTower
 
-CLIP = Any  # an open_clip.CLIP; not imported here, because that takes seconds
 MAX_CLASSES = 2000  # prompts that go through the text tower at a time: ImageNet's pass whole
 
 
@@ -303,7 +303,7 @@ def vision_rows(clip: CLIP, states: VisionStates, tokens: Tokens | None = None) 
     return VisionRows(class_row=normed[:, 0], token_rows=normed[:, 1:])
 
 
-def run_vision_layers(visual: Any, hidden: Tensor, layers: range, tokens: Tokens | None = None) -> Tensor:
+def run_vision_layers(visual: VisionTower, hidden: Tensor, layers: range, tokens: Tokens | None = None) -> Tensor:
     """Run ``layers`` over ``hidden`` ``[B, 1 + P (+ K), D]``; before a layer that has tokens, put them in place."""
     for layer in layers:
         hidden = blocks.run_block(visual.transformer.resblocks[layer - 1], place_tokens(hidden, tokens, layer))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone
 from anprompt.engine import checkpoint
+from anprompt.prompts.prompted_clip import PromptedCLIP
 from anprompt.runs.results import subset_digest
 from anprompt.utils import distributed
 from anprompt.utils.config import as_plain, dataset_id, leaves, require
@@ -31,7 +32,10 @@ def describe(data: Mapping[str, Any]) -> str:
     return f"{data['dataset']} ({len(names)} classes, {names[0]} to {names[-1]})"
 
 
-class ResumableTrainer(TrainerX):
+Model = TypeVar("Model", bound=PromptedCLIP)
+
+
+class ResumableTrainer(TrainerX, Generic[Model]):
     """Saves, resumes and loads a model whose learnables are in ``.learner``.
 
     ``build_model`` of a subclass calls :meth:`start_from_scratch`, and sets ``backbone``, ``model``, ``optim``,
@@ -39,7 +43,7 @@ class ResumableTrainer(TrainerX):
     """
 
     backbone: Backbone
-    model: Any
+    model: Model
     optim: Any
     sched: Any
     scaler: Any

@@ -27,8 +27,7 @@ from anprompt.data.loaders import endless, stop_workers, with_cached_images, wit
 from anprompt.engine.accumulation import GradientMean
 from anprompt.engine.batch import Batch
 from anprompt.engine.cuda_graphs import GraphedStep
-from anprompt.engine.resumable import LEARNER, ResumableTrainer
-from anprompt.prompts.prompted_clip import PromptedCLIP
+from anprompt.engine.resumable import LEARNER, Model, ResumableTrainer
 from anprompt.prompts.templates import prompts_for, template_for
 from anprompt.runs.identity import asked_protocol, protocol_of
 from anprompt.runs.results import Tally, peak_memory, versions, weights_digest
@@ -55,12 +54,12 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision])
 
 
-class PromptTrainer(ResumableTrainer):
+class PromptTrainer(ResumableTrainer[Model]):
     """Base of the trainers in ``trainers/``.
 
-    A subclass implements :meth:`build_prompted_model`. Unless it says otherwise, the loss is the cross-entropy of the
-    model's logits, and one group of learnables follows Dassl's optimiser and schedule. Settings that a checkpoint
-    depends on go into :meth:`required_settings`.
+    A subclass implements :meth:`build_prompted_model`, and may say what that makes: ``PromptTrainer[ContextCLIP]``.
+    Unless it says otherwise, the loss is the cross-entropy of the model's logits, and one group of learnables follows
+    Dassl's optimiser and schedule.
 
     Attributes:
         settings: the rows of its config node, if it has one: checked before a run, compared with checkpoints.
@@ -77,7 +76,7 @@ class PromptTrainer(ResumableTrainer):
     # ------------------------------------------------------------------ what a method supplies
 
     @classmethod
-    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> PromptedCLIP:
+    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> Model:
         """The frozen CLIP, which is on the device already, with the method's learnables in ``.learner``.
 
         It has no classes yet: what the learnables do not depend on, its ``prepare_classes`` does.
@@ -147,7 +146,7 @@ class PromptTrainer(ResumableTrainer):
     # ------------------------------------------------------------------ without a data set
 
     @classmethod
-    def model_for(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> PromptedCLIP:
+    def model_for(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> Model:
         """The method's untrained model of ``classnames``, on the device of the backbone.
 
         It needs no data set, only the name of one (``DATASET.NAME``) for template and settings that depend on it. What

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from yacs.config import CfgNode
 
 from anprompt.engine.trainer import PromptTrainer
+from anprompt.prompts.deep_tokens import DeepTokenCLIP
 
 HEADS = ("class", "prototype", "fused")  # of a DeepTokenCLIP
 
 
-class TwoHeadTrainer(PromptTrainer):
+TwoHeaded = TypeVar("TwoHeaded", bound=DeepTokenCLIP)
+
+
+class TwoHeadTrainer(PromptTrainer[TwoHeaded]):
     """Trainer of a :class:`~anprompt.prompts.deep_tokens.DeepTokenCLIP`."""
 
     @classmethod

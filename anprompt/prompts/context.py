@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from anprompt.clip.encoders import (
     vision_rows,
     vision_trunk,
 )
+from anprompt.clip.interface import CLIP
 from anprompt.prompts.prompted_clip import PromptedCLIP, random_prompts, unit
 from anprompt.prompts.templates import class_text
 from anprompt.utils.config import require
@@ -63,7 +64,7 @@ class ContextPrompts:
         index = self.slots[..., None].expand(-1, -1, width)
         return self.embeddings.scatter(1, index, context.to(self.embeddings.dtype).expand(classes, -1, -1))
 
-    def states(self, clip: Any, context: Tensor) -> TextStates:
+    def states(self, clip: CLIP, context: Tensor) -> TextStates:
         """What the text tower starts from.
 
         Args:
@@ -196,21 +197,34 @@ class ContextLearner(nn.Module):
         return {}
 
 
-class ContextCLIP(PromptedCLIP):
+class LayerPrompts(Protocol):
+    """What a learner of prompts offers, by layer: at the input (1), and where they overwrite those of before."""
+
+    def text_tokens(self) -> Mapping[int, Tensor]:
+        """Layer -> ``[K, D_text]``."""
+
+    def vision_tokens(self) -> Mapping[int, Tensor]:
+        """Layer -> ``[K, D_vision]``; none where the vision tower has no prompts."""
+
+
+Prompts = TypeVar("Prompts", bound=LayerPrompts)
+
+
+class ContextCLIP(PromptedCLIP[Prompts]):
     """CLIP with a context at the input of the text tower, and prompts in further layers where the learner has them.
 
     No layer can be computed once per class list here, nor shared with a frozen pass: the first one already sees the
     context or the prompts. Without vision tokens the vision tower is the frozen one and carries no graph.
 
     Args:
-        learner: gives ``text_tokens()`` and ``vision_tokens()``: layer -> ``[K, D]``. Those of layer 1 stand at the
-            input (text: in the open rows; vision: behind the patches); those of a deeper layer overwrite them there.
+        learner: its prompts of layer 1 stand in the open rows (text) and behind the patches (vision); those of a
+            deeper layer overwrite them there.
         write: the prompts of a class list, as :func:`context_prompts` gives them.
     """
 
     prompts: ContextPrompts
 
-    def __init__(self, backbone: Backbone, learner: nn.Module, write: PromptWriter):
+    def __init__(self, backbone: Backbone, learner: Prompts, write: PromptWriter):
         super().__init__(backbone, learner)
         self.write = write
 

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -122,11 +122,26 @@ class ImageFeatures(NamedTuple):
     frozen: Tensor | None = None
 
 
-class DeepTokenCLIP(PromptedCLIP):
+class TokenLearner(Protocol):
+    """What a learner of such tokens offers."""
+
+    def text_tokens(self) -> Sequence[Tensor]:
+        """One ``[K, D_text]`` per layer."""
+
+    def vision_tokens(self) -> Sequence[Tensor]:
+        """One ``[K, D_vision]`` per layer."""
+
+    @property
+    def prototype_proj(self) -> PrototypeProjection: ...
+
+
+Bank = TypeVar("Bank", bound=TokenLearner)
+
+
+class DeepTokenCLIP(PromptedCLIP[Bank]):
     """A frozen CLIP that sees the learner's tokens from layer J on.
 
     Args:
-        learner: gives ``text_tokens()`` and ``vision_tokens()``, one ``[K, D]`` per layer, and ``prototype_proj``.
         layers: text layers that receive tokens; in a deeper vision tower, as many of its last layers do.
         alpha: weight of the class head against the prototype head.
         beta: weight of the fresh token where a vision layer overwrites the previous layer's output.
@@ -138,7 +153,7 @@ class DeepTokenCLIP(PromptedCLIP):
     def __init__(
         self,
         backbone: Backbone,
-        learner: nn.Module,
+        learner: Bank,
         layers: tuple[int, ...],
         alpha: float,
         beta: float = 1.0,

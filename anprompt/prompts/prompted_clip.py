@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from anprompt.clip.backbone import Backbone
 from anprompt.clip.encoders import text_features, text_trunk, vision_rows, vision_trunk
+from anprompt.clip.interface import CLIP
 from anprompt.prompts.templates import check_template, filled
 from anprompt.utils.config import require
 from anprompt.utils.distributed import shared_out
 
 PROMPT_STD = 0.02
+Learner = TypeVar("Learner")  # an nn.Module; what else it offers is between a model and its learner
 
 
 def unit(features: Tensor) -> Tensor:
@@ -29,7 +31,7 @@ def random_prompts(*shape: int) -> Tensor:
     return PROMPT_STD * torch.randn(*shape)
 
 
-class PromptedCLIP(nn.Module):
+class PromptedCLIP(nn.Module, Generic[Learner]):
     """A frozen CLIP and a method's learnables in ``learner``, which is what checkpoints hold.
 
     A subclass implements :meth:`prepare_classes`, :meth:`compute_text` and :meth:`forward`. It classifies once
@@ -40,10 +42,10 @@ class PromptedCLIP(nn.Module):
         learner: all that is trained; an empty module where nothing is.
     """
 
-    clip: Any  # an open_clip.CLIP
-    learner: Any  # what it offers is between a model and its learner
+    clip: CLIP
+    learner: Learner
 
-    def __init__(self, backbone: Backbone, learner: nn.Module):
+    def __init__(self, backbone: Backbone, learner: Learner):
         super().__init__()
         self.backbone = backbone
         self.clip, self.learner = backbone.model, learner
