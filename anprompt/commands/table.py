@@ -8,6 +8,7 @@ from anprompt.runs.read_results import find_results
 from anprompt.table import build_tables
 from anprompt.table.core import Options
 from anprompt.table.render import render
+from anprompt.utils.text import printable, printable_lines
 
 EPILOG = """\
 The folders may be the output folder of the scripts or any part of it. Every protocol that is found gives its own table:
@@ -44,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(text, encoding="utf-8")
     else:
-        print(text, end="")
+        print(printable_lines(text), end="")
     return 0
 
 
 def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)

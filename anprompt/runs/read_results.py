@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.runs.run_folder import RESULTS
+from anprompt.utils.files import require_file
 
 Warn = Callable[[str], None]
 
@@ -82,6 +83,7 @@ def identity(result: RunResult) -> tuple:
 
 def read_result(path: Path) -> RunResult:
     """One run from its file; ValueError says what is wrong with it."""
+    require_file(path, "the result")
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("it is not the result of a run")

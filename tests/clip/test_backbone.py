@@ -412,6 +412,7 @@ def test_the_bundled_format_restores_the_stored_words_and_gives_others_their_mea
     ids = open_clip.tokenize(TEXTS).unique()
     save_tiny(tmp_path / "tiny.safetensors", source, ids)
     monkeypatch.setattr(backbone, "TINY_FILE", tmp_path / "tiny.safetensors")
+    monkeypatch.setattr(backbone, "TINY_DIGEST", sha256(tmp_path / "tiny.safetensors"))
     loaded = load_clip("tiny")
     rounded = open_clip.CLIP(**SMALL, quick_gelu=True).eval().requires_grad_(False)
     rounded.load_state_dict({key: value.half().float() for key, value in source.state_dict().items()})
@@ -451,6 +452,18 @@ def test_a_file_that_changed_is_read_again(files, tmp_path):
     second = load_clip_once("ViT-B/16", str(file), cpu)
     assert second.digest != first.digest
     assert torch.equal(second.model.text_projection, 2 * first.model.text_projection)
+
+
+def test_the_bundled_file_is_the_one_that_was_published_with_it(tmp_path, monkeypatch):
+    """One changed weight is another model, whose results would pass for those of the bundled one."""
+    content = bytearray(backbone.TINY_FILE.read_bytes())
+    content[-5] ^= 1
+    changed = tmp_path / "tiny_clip.safetensors"
+    changed.write_bytes(content)
+    monkeypatch.setattr(backbone, "TINY_FILE", changed)
+    with pytest.raises(ValueError, match=f"tiny_clip.safetensors is not the bundled CLIP: .*found {sha256(changed)}"):
+        load_clip("tiny")
+    assert load_clip("tiny", str(changed)).digest == sha256(changed)  # the user's own choice
 
 
 def test_a_missing_bundled_file_says_how_to_make_it(tmp_path, monkeypatch):
