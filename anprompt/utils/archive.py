@@ -197,13 +197,18 @@ class _Archive:
             raise ValueError(f"the record {name} is missing") from None
 
     def _read_into(self, target: memoryview, record: zipfile.ZipInfo) -> None:
-        with self.zip.open(record) as stream:
-            for start in range(0, len(target), CHUNK):
-                part = target[start : start + CHUNK]
-                if _fill(part, stream) != len(part):
-                    raise ValueError(f"the record {record.filename} is shorter than it says")
-            if stream.read(1):
-                raise ValueError(f"the record {record.filename} is longer than it says")
+        """Read a record to its end, where its checksum is tested."""
+        name = record.filename.removeprefix(self.root)
+        try:
+            with self.zip.open(record) as stream:
+                for start in range(0, len(target), CHUNK):
+                    part = target[start : start + CHUNK]
+                    if _fill(part, stream) != len(part):
+                        raise ValueError(f"the record {name} is shorter than it says")
+                if stream.read(1):
+                    raise ValueError(f"the record {name} is longer than it says")
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"the record {name} is damaged: {type(error).__name__}") from None
         self.untested.pop(record.filename, None)
 
 

@@ -406,7 +406,7 @@ ARCHIVES = {
     "many records that unpack to many": (packed_twice_over, "bytes claim to hold"),
     "an encrypted record": (lambda path: rewrite_central(path, FLAGS, 1), "data/0 is encrypted"),
     "a packing that PyTorch does not know": (lambda path: rewrite_central(path, METHOD, 14), "does not know"),
-    "another checksum": (lambda path: rewrite_central(path, CRC, 1), "Bad CRC-32"),
+    "another checksum": (lambda path: rewrite_central(path, CRC, 1), "the record data/0 is damaged"),
     "a size that is too large": (lambda path: rewrite_central(path, UNPACKED, 2**31), "states two sizes"),
     "a packed size that is too large": (lambda path: rewrite_central(path, PACKED, 2**31), "states two sizes"),
     "a place behind the end": (lambda path: rewrite_central(path, OFFSET, 2**31), "beyond the end"),
