@@ -43,7 +43,11 @@ TO_GO_ON: dict[str, tuple[type, ...]] = {
     "rolling": (bool,),
     "seed": (int,),
 }
-LATER: dict[str, tuple[type, ...]] = {"train_seconds": (float, int), "training_state": (dict,)}  # earlier files lack
+LATER: dict[str, tuple[type, ...]] = {  # earlier files lack them
+    "train_seconds": (float, int),
+    "training_state": (dict,),
+    "generators": (dict,),
+}
 PLAIN = ("settings", "trained_on", "method_state")  # no tensors in them
 MAY_BE_INFINITE = ("best_result", "val_result", "settings", "trained_on")
 
@@ -155,9 +159,11 @@ def check_resumable(state: Mapping[str, Any], path: str | Path) -> None:
     now = rng_state()
     try:
         set_rng_state(state["rng"])
+        for kept in state.get("generators", {}).values():
+            torch.Generator().set_state(kept)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         raise ValueError(
-            f"{path}: no generator of random numbers takes its 'rng' ({type(error).__name__}). {ANOTHER}."
+            f"{path}: no random generator takes its 'rng' or 'generators' ({type(error).__name__}). {ANOTHER}."
         ) from None
     finally:
         set_rng_state(now)

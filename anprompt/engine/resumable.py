@@ -290,7 +290,7 @@ class ResumableTrainer(TrainerX):
         )
         checkpoint.check_entries(state, path)
         there = state["settings"]
-        self.adapt_to(there)
+        checkpoint.take_back(self.adapt_to, "settings", path, there)
         differences = [
             f"{key} {there.get(key)!r} there, {value!r} here"
             for key, value in self.required_settings().items()

@@ -148,7 +148,9 @@ CHANGES = {
 }
 TRAINING_CHANGES = {
     "no generators": ({"rng": None}, "expected 'rng': dict, found nothing"),
-    "empty generators": ({"rng": {}}, "no generator of random numbers takes its 'rng'"),
+    "empty generators": ({"rng": {}}, "no random generator takes its 'rng'"),
+    "other generators": ({"generators": {"noise": torch.ones(3)}}, "takes its 'rng' or 'generators'"),
+    "generators of text": ({"generators": {"noise": "x"}}, "takes its 'rng' or 'generators'"),
     "no optimiser": ({"optimizer": None}, "expected 'optimizer': dict, found nothing"),
     "an empty optimiser": ({"optimizer": {}}, "its 'optimizer' does not fit"),
     "no schedule": ({"scheduler": None}, "expected 'scheduler': dict"),
