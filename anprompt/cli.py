@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from anprompt import commands
 from anprompt.utils.drop_in import import_one
+from anprompt.utils.text import printable_lines
 
 
 def build_parser(only: str = "") -> argparse.ArgumentParser:
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable_lines(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

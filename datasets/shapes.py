@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from anprompt.data import shapes_world
 from anprompt.data.split_dataset import SplitDataset
-from anprompt.utils.files import atomic_path
+from anprompt.utils.files import atomic_path, remove_leftovers
 from dassl.data.datasets import DATASET_REGISTRY
 
 
@@ -54,6 +54,8 @@ def render(image_dir: Path, split_path: Path) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
+    for folder in {(image_dir / picture.path).parent for picture in pictures()}:
+        remove_leftovers(folder)
     missing = [picture for picture in pictures() if not _is_there(image_dir / picture.path)]
     try:
         for picture in tqdm(missing, desc=f"Rendering Shapes into {image_dir}", unit="image", disable=not missing):

@@ -19,8 +19,6 @@ import hashlib
 import json
 import logging
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,9 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from anprompt.utils.archive import read_torch_file
 from anprompt.utils.config import require_number
+from anprompt.utils.files import require_file
 from anprompt.utils.settings import Check
 from anprompt.utils.suggest import suggest
 
@@ -42,6 +42,7 @@ _loaded: dict[tuple, Backbone] = {}  # the last one of load_clip_once
 
 TINY = "tiny"
 TINY_FILE = Path(__file__).parents[1] / "assets" / "tiny_clip.safetensors"
+TINY_DIGEST = "d0ce28eaf8c410bfd5aae0f7fa72eb08002d5718c4774265dba0dfd372b28ffc"  # sha256 of the bundled file
 
 # OpenAI's names and the open_clip architectures of the same shape
 OPENAI_ARCHS = {
@@ -183,6 +184,11 @@ def verified_weights(name: str, path: str = "", cache_dir: str | None = None) ->
     source = _source(name)
     file = find_weights(name, path, cache_dir)
     digest = _sha256(file)
+    if name == TINY and not path and digest != TINY_DIGEST:
+        raise ValueError(
+            f"{file} is not the bundled CLIP: expected sha256 {TINY_DIGEST}, found {digest} ({file.stat().st_size:,} "
+            "bytes). Reinstall the package, or set MODEL.BACKBONE.PATH to the file if you mean to use it."
+        )
     # Only the file behind the URL has a published digest: a path is the user's own choice, and Hugging Face's differs.
     if not path and file.name == source.file_name and not digest.startswith(source.digest):
         raise ValueError(
@@ -226,6 +232,7 @@ def find_weights(name: str, path: str = "", cache_dir: str | None = None) -> Pat
     source = _source(name)
     if path:
         file = Path(path).expanduser()
+        require_file(file, f"the weights of {name} (MODEL.BACKBONE.PATH)")
         if not file.is_file():
             raise FileNotFoundError(f"no weights file for {name} at {file} (MODEL.BACKBONE.PATH)")
         return file
@@ -314,7 +321,10 @@ def _hub_files(hub: str) -> tuple[str, list[str]]:
 
 def _how_to_get(source: _Source, cache_dir: str | None) -> str:
     if source.name == TINY:
-        return "The file belongs to the package: reinstall it, or run scripts/pretrain_tiny_clip.py to make it."
+        return (
+            "The file belongs to the package: reinstall it, or set MODEL.BACKBONE.PATH to one that you make with "
+            "scripts/pretrain_tiny_clip.py --output FILE."
+        )
     commands = []
     if source.url:
         commands.append(f"curl -L --create-dirs -o {cache_dir or '~/.cache/clip'}/{source.file_name} {source.url}")
@@ -339,17 +349,19 @@ def _read_state_dict(file: Path, source: _Source, digest: str) -> dict[str, Tens
     """Read tensors by name from any of the supported formats, under the names that ``open_clip.CLIP`` uses."""
     try:
         state = read_any_format(file)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # the readers of zip, pickle and safetensors raise almost any type on damaged bytes
+    except ValueError as error:
         published = f"; the published file has sha256 {source.digest}" if source.digest else ""
         raise ValueError(
             f"cannot read {file}: expected OpenAI's .pt (TorchScript archive or state dict), a .safetensors file or an "
             f"open_clip checkpoint, found {file.stat().st_size:,} bytes with sha256 {digest}{published}. "
-            f"The file is cut short or of another kind ({type(error).__name__}): get it again, or name another."
+            f"The file is cut short or of another kind ({error}): get it again, or name another."
         ) from None
     if isinstance(state.get("state_dict"), dict):  # open_clip's training checkpoints
         state = state["state_dict"]
+    odd = [str(key) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if odd:
+        shown = ", ".join(odd[:_SHOWN])
+        raise ValueError(f"{file} does not hold {source.name}: expected tensors by name, found others in {shown}")
     weights = {key.removeprefix("module."): value for key, value in state.items() if key not in _NOT_WEIGHTS}
     if "logit_scale" in weights and weights["logit_scale"].numel() == 1:  # [] or [1], depending on who saved it
         weights["logit_scale"] = weights["logit_scale"].reshape(())
@@ -357,26 +369,26 @@ def _read_state_dict(file: Path, source: _Source, digest: str) -> dict[str, Tens
 
 
 def read_any_format(file: Path) -> dict[str, Any]:
-    """Content of OpenAI's ``.pt`` (TorchScript archive or state dict), a ``.safetensors`` file or a checkpoint."""
+    """Content of OpenAI's ``.pt`` (TorchScript archive or state dict), a ``.safetensors`` file or a checkpoint.
+
+    Nothing in the file runs.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged or of another kind; says why, not which file.
+    """
     if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(file)
-    if not _is_torchscript(file):
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise TypeError(type(state).__name__)
-        return state
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, but it is the format that OpenAI published
-        return dict(torch.jit.load(file, map_location="cpu").state_dict())
-
-
-def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(Path(member).name == "constants.pkl" for member in archive.namelist())
+        try:
+            return load_file(file)
+        except (SafetensorError, KeyError, RuntimeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+    state = read_torch_file(file)
+    if not isinstance(state, dict):
+        raise ValueError(f"expected tensors by name, found a {type(state).__name__}")
+    return state
 
 
 def _read_tiny(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -413,14 +425,20 @@ def _build(config: dict[str, Any], state: dict[str, Tensor], complaint: str) -> 
     length = model.context_length  # the causal mask is the only buffer that no file holds
     mask = torch.full((length, length), float("-inf")).triu_(1)
     model.register_buffer("attn_mask", mask, persistent=False)
-    return model.float().eval().requires_grad_(False)
+    model = model.float().eval().requires_grad_(False)
+    broken = [key for key, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ValueError(f"{complaint}: {', '.join(broken[:_SHOWN])} holds numbers that are not finite. Get it again.")
+    return model
 
 
 def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
-    """Describe how two state dicts differ: shapes first, because they tell most, then names."""
+    """Describe how two state dicts differ: shapes first, because they tell most, then types and names."""
     shapes = [(key, tuple(expected[key].shape), tuple(found[key].shape)) for key in expected if key in found]
+    types = [(key, found[key].dtype) for key in expected if key in found]
     return [
         *(f"{key} should be {wanted} but is {got}" for key, wanted, got in shapes if wanted != got),
+        *(f"{key} should hold real numbers but holds {dtype}" for key, dtype in types if not dtype.is_floating_point),
         *(f"{key} is missing" for key in expected if key not in found),
         *(f"{key} is unknown" for key in found if key not in expected),
     ]

@@ -16,6 +16,7 @@ from anprompt.doctor.report import Problem, Report
 from anprompt.utils.config import add_shared_cfg, merge_file
 from anprompt.utils.drop_in import checkout_package
 from anprompt.utils.suggest import require_known
+from anprompt.utils.text import printable
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 
@@ -119,7 +120,12 @@ def as_json(reports: Sequence[Report]) -> str:
 def as_text(reports: Sequence[Report]) -> str:
     """A table of the datasets, then the findings one by one."""
     rows = [
-        [report.name, report.status, report.classes, *(report.images.get(part) for part in ("train", "val", "test"))]
+        [
+            printable(report.name),
+            report.status,
+            report.classes,
+            *(report.images.get(part) for part in ("train", "val", "test")),
+        ]
         + [report.count("error"), report.count("warning")]
         for report in reports
     ]
@@ -127,8 +133,8 @@ def as_text(reports: Sequence[Report]) -> str:
     lines = [tabulate(rows, headers, missingval="-", intfmt=",")]
     for report in reports:
         if report.problems:
-            lines += ["", f"{report.name} ({report.folder})"]
-        lines += [line for problem in report.problems for line in describe(problem)]
+            lines += ["", printable(f"{report.name} ({report.folder})")]
+        lines += [printable(line) for problem in report.problems for line in describe(problem)]
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anprompt.utils.suggest import require_known
+from anprompt.utils.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from anprompt.protocols.executors import Executor
@@ -167,7 +168,7 @@ def summary(schedule: "Schedule", cost: bool) -> int:
         failed = True
     for failure in failures(schedule):
         print(f"\nfailed: {'; '.join(failure.names)} ({failure.log})", file=sys.stderr)
-        print(*(f"    {line}" for line in failure.lines), sep="\n", file=sys.stderr)
+        print(*(f"    {printable(line)}" for line in failure.lines), sep="\n", file=sys.stderr)
     not_run = [one.job.name for one in schedule.of("not run")]
     if not_run:
         print(f"\nnot run, for want of the training: {'; '.join(not_run)}", file=sys.stderr)
@@ -184,4 +185,5 @@ def print_table(folders: list[Path], cost: bool) -> None:
 
     if folders:
         print()
-        print(render(build_tables(find_results(folders, warn), Options(warn, cost=cost)), "md"))
+        tables = build_tables(find_results(folders, warn), Options(warn, cost=cost))
+        print(printable_lines(render(tables, "md")))

@@ -7,7 +7,8 @@ from pathlib import Path
 from anprompt.runs.read_results import find_results
 from anprompt.table import build_tables
 from anprompt.table.core import Options
-from anprompt.table.render import printable, render
+from anprompt.table.render import render
+from anprompt.utils.text import printable, printable_lines
 
 EPILOG = """\
 The folders may be the output folder of the scripts or any part of it. Every protocol that is found gives its own table:
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(text, encoding="utf-8")
     else:
-        print(text, end="")
+        print(printable_lines(text), end="")
     return 0
 
 

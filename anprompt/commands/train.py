@@ -30,8 +30,9 @@ from anprompt.protocols.scripts import THEN
 from anprompt.runs.run_folder import CONFIG, RESULTS, check_continuation, check_replaced, stored_result
 from anprompt.utils import distributed
 from anprompt.utils.config import YAML_DATA, as_plain, merge_file, merge_overrides
-from anprompt.utils.files import atomic_path
+from anprompt.utils.files import atomic_path, remove_leftovers
 from anprompt.utils.suggest import require_known, suggest
+from anprompt.utils.text import printable, printable_lines
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -128,6 +129,7 @@ def start_log(cfg: CfgNode, eval_only: bool) -> None:
     evaluation steps aside. Beside a finished training run, the new log gets the longer name, as always with Dassl.
     """
     folder = Path(cfg.OUTPUT_DIR)
+    remove_leftovers(folder)
     log = folder / "log.txt"
     unfinished = not (folder / RESULTS).is_file()
     if log.is_file() and (unfinished or (eval_only and not is_training_log(log))):
@@ -143,9 +145,17 @@ def is_training_log(log: Path) -> bool:
     return "\nFinish training\n" in log.read_text(encoding="utf-8", errors="replace")
 
 
+class PrintableFormatter(logging.Formatter):
+    """Messages name files and classes, whose names may hold anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
 def show_messages() -> None:
     """Send this project's log messages where the printed lines go: to the terminal and ``log.txt``."""
     handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(PrintableFormatter())
     for name in MESSAGES_OF:
         logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger(name).handlers = [handler]
@@ -160,7 +170,7 @@ def print_args(args: argparse.Namespace, cfg: CfgNode) -> None:
         ("** Config **", [str(cfg)]),
     ):
         rule = "*" * len(title)
-        print(rule, title, rule, *lines, sep="\n")
+        print(rule, title, rule, *map(printable_lines, lines), sep="\n")
 
 
 def check_shared_run(cfg: CfgNode) -> None:
@@ -190,7 +200,8 @@ def run(args: argparse.Namespace, extend_cfg: ExtendCfg) -> None:
     if args.skip_finished:
         result = distributed.from_main(lambda: stored_result(cfg, args))
         if result is not None:
-            print(result)
+            remove_leftovers(cfg.OUTPUT_DIR)
+            print(printable(result))
             return
     if not args.no_train:
         distributed.from_main(lambda: check_replaced(cfg) if args.eval_only else check_continuation(cfg))
@@ -224,7 +235,7 @@ def is_finished(words: Sequence[str], extend_cfg: ExtendCfg) -> bool:
 
 def report(error: BaseException) -> None:
     """One line for the user, on the terminal and at the end of ``log.txt``."""
-    line = f"error: {error}"
+    line = f"error: {printable_lines(error)}"
     who = f"process {distributed.rank()}: " if distributed.size() > 1 else ""
     print(f"{who}{line} (ANPROMPT_TRACEBACK=1 shows where)", file=sys.stderr)
     log = getattr(sys.stdout, "file", None)  # Dassl's Logger

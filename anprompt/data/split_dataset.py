@@ -15,7 +15,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from anprompt.data.split_files import Entry, by_suffix, label_faults, read_cache, read_json, write_pickle
-from anprompt.utils.files import atomic_path
+from anprompt.utils.files import atomic_path, remove_leftovers
 from anprompt.utils.suggest import require_known
 from dassl.data.datasets import DatasetBase, Datum
 
@@ -56,6 +56,8 @@ class SplitDataset(DatasetBase):
         self.locate(cfg)
         self.prepare()
         self.check_folders()
+        remove_leftovers(self.dataset_dir)
+        remove_leftovers(os.path.join(self.dataset_dir, "split_fewshot"))
         parts = self.read()
         check_labels(parts, self.dataset_dir)
         self.keep(parts)

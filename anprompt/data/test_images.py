@@ -10,8 +10,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,13 +28,13 @@ from tqdm import tqdm
 
 from anprompt.data.train_images import Images, in_threads, is_plain, size_of
 from anprompt.utils import distributed
+from anprompt.utils.files import held, is_held, remove_leftovers
 from dassl.utils import read_image
 
 LAYOUT = "1"  # to be raised where what is stored for the same images changes
 DECODERS = ("jpg", "libjpeg_turbo", "jpg_2000", "webp", "libtiff")
 PROBLEM = "cache problem"  # key of a batch: why an image could not be stored, "" where it was
-DAY = 24 * 60 * 60
-QUIET = 10 * 60  # seconds after which nobody is expected to go on with an unfinished file
+PART = re.compile(r"[0-9a-f]{40}\.[0-9a-f]{32}\.part")  # names of unfinished files
 
 
 def cache_folder() -> Path:
@@ -94,6 +94,7 @@ class CacheFile:
         self.path = path
         self.shape = shape
         self.part: Path | None = None
+        self.hold = contextlib.ExitStack()  # the lock on it, of the process that has made it
         self.offset = 0  # bytes before the first image
 
     @property
@@ -117,7 +118,7 @@ class CacheFile:
 
     def is_being_written(self) -> bool:
         """Whether another process is at it. Two at a time would do no harm, but take the room twice."""
-        return any(written_within(part, QUIET) for part in self.path.parent.glob(f"{self.path.stem}.*.part"))
+        return any(map(is_held, self.path.parent.glob(f"{self.path.stem}.*.part")))
 
     def begin(self) -> None:
         """Make room for all images.
@@ -127,11 +128,12 @@ class CacheFile:
         """
         folder = self.path.parent
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        remove_leftovers(folder, PART)
         free = shutil.disk_usage(folder).free
         if free < 2 * self.total_bytes:  # a disk filled to the brim serves nobody
             raise OSError(f"it takes {size_of(self.total_bytes)}, and only {size_of(free)} are free")
         self.part = folder / f"{self.path.stem}.{uuid.uuid4().hex}.part"
+        self.hold.enter_context(held(self.part))
         self.offset = np.lib.format.open_memmap(self.part, mode="w+", dtype=np.uint8, shape=self.shape).offset
         reserve(self.part, self.offset + self.total_bytes)
 
@@ -155,28 +157,18 @@ class CacheFile:
             os.fsync(file.fileno())  # or a power failure might leave it there with zeros in it
         os.replace(self.part, self.path)
         self.part = None
+        self.hold.close()
 
     def abandon(self) -> None:
         if self.part is not None:
             with contextlib.suppress(OSError):
                 self.part.unlink()
         self.part = None
+        self.hold.close()
 
-
-def remove_leftovers(folder: Path) -> None:
-    """Unfinished files of processes that were killed: those that nobody has written to for a day."""
-    for part in folder.glob("*.part"):
-        if not written_within(part, DAY):
-            with contextlib.suppress(OSError):
-                part.unlink()
-
-
-def written_within(part: Path, seconds: float) -> bool:
-    """False where it is gone meanwhile."""
-    try:
-        return time.time() - part.stat().st_mtime <= seconds
-    except OSError:
-        return False
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker that is not forked writes, too, but the lock stays where it is."""
+        return {**self.__dict__, "hold": contextlib.ExitStack()}
 
 
 def reserve(file: Path, size: int) -> None:

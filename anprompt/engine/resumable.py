@@ -21,6 +21,7 @@ from anprompt.utils import distributed
 from anprompt.utils.config import as_plain, dataset_id, leaves, require
 from anprompt.utils.files import BEST
 from anprompt.utils.rng import NamedGenerators, rng_state, set_rng_state
+from anprompt.utils.text import printable
 from dassl.engine import TrainerX
 
 LEARNER = "prompt_learner"  # the registered model, and so the folder of its checkpoints
@@ -29,7 +30,7 @@ LEARNER = "prompt_learner"  # the registered model, and so the folder of its che
 def describe(data: Mapping[str, Any]) -> str:
     """Data set and class list in a few words."""
     names = data["classnames"]
-    return f"{data['dataset']} ({len(names)} classes, {names[0]} to {names[-1]})"
+    return printable(f"{data['dataset']} ({len(names)} classes, {names[0]} to {names[-1]})")
 
 
 Model = TypeVar("Model", bound=PromptedCLIP)
@@ -251,6 +252,7 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         print(f"Found checkpoint at {directory} (will resume training)")
         path = folder / name
         state = self.restore(path)
+        checkpoint.check_resumable(state, path)
         require(
             state["trained_on"] == self.data_identity(),
             f"{path} belongs to a run on {describe(state['trained_on'])}, and this run is on "
@@ -264,12 +266,14 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         self.training = self.training_facts()
         if distributed.is_main():
             checkpoint.remove_leftovers(folder, keep=name)
-        self.optim.load_state_dict(state["optimizer"])
-        self.sched.load_state_dict(state["scheduler"])
+        checkpoint.load_part("optimizer", state, self.optim, path)
+        checkpoint.load_part("scheduler", state, self.sched, path)
         if state["scaler"]:  # empty where the earlier part of the run had no loss scaling
-            self.scaler.load_state_dict(state["scaler"])
+            checkpoint.load_part("scaler", state, self.scaler, path)
         self.best_result = state["best_result"]
-        self.restore_training_state(state.get("training_state", {}), state["epoch"])
+        checkpoint.take_back(
+            self.restore_training_state, "training_state", path, state.get("training_state", {}), state["epoch"]
+        )
         self._rng_to_restore = state["rng"]
         self.generators.restore(state.get("generators", {}))
         self.disposable = path if state["rolling"] and directory == self.output_dir else None
@@ -299,12 +303,13 @@ class ResumableTrainer(TrainerX, Generic[Model]):
             "settings" in state,
             f"{path} was not written by this trainer (it has no 'settings'): train {self.cfg.TRAINER.NAME} first",
         )
+        checkpoint.check_entries(state, path)
         if "training" not in state:  # of an earlier version, which called data by their registered name
             state["training"] = {"classes": None, "shots": None, "subset": None}
             if state["trained_on"]["dataset"] == self.cfg.DATASET.NAME:
                 state["trained_on"] = state["trained_on"] | {"dataset": dataset_id(self.cfg)}
         there = state["settings"]
-        self.adapt_to(there)
+        checkpoint.take_back(self.adapt_to, "settings", path, there)
         differences = [
             f"{key} {there.get(key)!r} there, {value!r} here"
             for key, value in self.required_settings().items()
@@ -320,5 +325,5 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         checkpoint.load_strictly(self.model.learner, state["state_dict"], path)
         self.training = state["training"]
         self.train_seconds = state.get("train_seconds", 0.0)
-        self.restore_method_state(state["method_state"])
+        checkpoint.take_back(self.restore_method_state, "method_state", path, state["method_state"])
         return state

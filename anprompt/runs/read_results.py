@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from anprompt.runs.identity import PROTOCOLS
 from anprompt.runs.run_folder import RESULTS
 from anprompt.utils.config import YAML_DATA
+from anprompt.utils.files import require_file
 
 Warn = Callable[[str], None]
 
@@ -90,6 +91,7 @@ def find_results(folders: Iterable[Path], warn: Warn) -> list[RunResult]:
 
 def read_result(path: Path) -> RunResult:
     """One run from its file; ValueError says what is wrong with it."""
+    require_file(path, "the result")
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("it is not the result of a run")

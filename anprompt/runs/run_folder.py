@@ -11,6 +11,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from anprompt.utils.config import differences
+from anprompt.utils.files import require_file
 
 CONFIG = "config.json"  # written when a run starts
 RESULTS = "results.json"  # written when it has finished
@@ -96,6 +97,7 @@ def tests_newer_model(cfg: CfgNode, args: argparse.Namespace) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Content of a JSON file, ``{}`` where there is none."""
+    require_file(path, "the record of a run")
     if not path.is_file():
         return {}
     try:

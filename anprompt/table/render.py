@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from anprompt.table.core import Cell, Difference, Stat, Table
+from anprompt.utils.text import printable
 
 SPECIAL_IN_LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
 
@@ -45,12 +46,12 @@ def as_text(cell: Cell) -> str:
         return f"{cell:,}"
     if isinstance(cell, float):
         return f"{cell:,.1f}"
-    return printable(cell) if cell else "-"
+    return in_cell(cell) if cell else "-"
 
 
-def printable(text: str) -> str:
-    """Names come from files: what would move the cursor or break a row shows as a question mark."""
-    return "".join(character if character.isprintable() and character != "|" else "?" for character in text)
+def in_cell(text: str) -> str:
+    """Names come from files: none breaks its row."""
+    return printable(text).replace("|", "?")
 
 
 def comma_separated(table: Table) -> str:

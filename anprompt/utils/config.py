@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from anprompt.utils.files import require_file
 from anprompt.utils.suggest import suggest
 
 # Where a run's files are and how it is watched: none of it changes what the run computes.
@@ -21,6 +22,7 @@ CIRCUMSTANCES = (
 DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
 YAML_DATA = "ImageFolder"  # DATASET.NAME of data that nothing but a YAML file describes
 WHOLE = re.compile(r"[+-]?\d+")
+YAML_SUFFIXES = (".yaml", ".yml", "")
 
 
 SHARED_KEYS: dict[str, dict[str, Any]] = {
@@ -88,8 +90,13 @@ def merge_file(cfg: CfgNode, path: str) -> None:
         ValueError: not YAML, an unknown key (names close ones), or a value of another type.
     """
     file = Path(path)
+    require_file(file, "the config file")
     if not file.is_file():
         raise FileNotFoundError(f"no config file {path}; {_near(file)}")
+    if file.suffix not in YAML_SUFFIXES:  # yacs would run a .py
+        raise ValueError(
+            f"the config file {path} has another ending than .yaml or .yml: only YAML is read, and no Python"
+        )
     try:
         with file.open(encoding="utf-8") as stream:
             given = cfg.load_cfg(stream)  # an AttributeError where there are no keys

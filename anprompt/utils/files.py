@@ -1,12 +1,25 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, what killed processes leave of them, and files that are none."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import re
+import stat
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.anprompt-part", re.DOTALL)  # names that only atomic_path gives
+DAY = 24 * 60 * 60
 
 BEST = "model-best.pth.tar"  # Dassl's name for the checkpoint that validation chose
 
@@ -15,24 +28,124 @@ BEST = "model-best.pth.tar"  # Dassl's name for the checkpoint that validation c
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and move it into place on success.
 
-    A process killed in between leaves the old file untouched; an error removes the temporary file.
+    A process killed in between leaves the old file untouched; an error removes the temporary file, and what a killed
+    process leaves is for :func:`remove_leftovers`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.anprompt-part")
+    with held(temporary):
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | Path, pattern: re.Pattern[str] = TEMPORARY) -> None:
+    """Remove the unfinished files of killed processes from a folder; those of living ones stay.
+
+    Args:
+        pattern: of the names of files that :func:`held` has made, so that no other file is touched.
+    """
+    with contextlib.suppress(OSError):  # no folder, or none of ours to tidy
+        for name in os.listdir(folder):
+            if pattern.fullmatch(name):
+                _remove_if_abandoned(Path(folder, name))
+
+
+# ---------------------------------------------------------------------------------------------- who is at it
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Make an empty file, and hold a lock on it that ends with the process, however that ends.
+
+    Whoever writes to the file opens it anew, and does not put another one in its place.
+    """
+    stream = _make_and_lock(path)
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        stream.close()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def is_held(path: Path) -> bool:
+    """Whether the process that made a file with :func:`held` is alive.
+
+    Where the file system has no locks, it counts as alive for a day after it last wrote.
+    """
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return True  # nothing that `held` has made
+        with path.open("r+b") as stream:
+            return not _is_free(stream)
+    except FileNotFoundError:
+        return False
+    except OSError:  # somebody else's
+        return True
+
+
+def _make_and_lock(path: Path) -> BinaryIO:
+    while True:
+        stream = path.open("xb")
+        if fcntl is None:  # Windows moves no file that is open
+            stream.close()
+            return stream
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):  # removed as a leftover before it was locked
+            if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                return stream
+        stream.close()
+
+
+def _is_free(stream: BinaryIO) -> bool:
+    """Take the lock of a file if nobody has it."""
+    try:
+        if fcntl is None:
+            raise OSError("no locks")
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return time.time() - os.fstat(stream.fileno()).st_mtime > DAY
+    return True
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(path.lstat().st_mode):
+            with path.open("r+b") as stream:
+                if _is_free(stream):  # and so it stays until the file is gone
+                    if fcntl is None:
+                        stream.close()
+                    path.unlink()
+
+
+# ---------------------------------------------------------------------------------------------- files that are none
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def require_file(path: Path, what: str) -> None:
+    """Raise a ValueError where ``path`` is something that cannot be read as a file: to open it may take for ever.
+
+    Args:
+        what: names it in the message. A missing one is no matter of this function.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    for is_kind, name in _KINDS:
+        if is_kind(mode):
+            raise ValueError(f"{what} {path} is {name}, expected a file: name another")

@@ -6,6 +6,7 @@ tables and the real search, with another architecture and another digest in them
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from torch import nn
 from anprompt.clip import backbone
 from anprompt.clip.backbone import find_weights, load_clip, load_clip_once
 from tests.helpers import REPOSITORY
+from tests.helpers.archives import Call, pickled, records_of, write_archive
 
 SMALL = {
     "embed_dim": 16,
@@ -319,6 +321,95 @@ def test_a_long_list_of_differences_is_cut(tmp_path):
     assert len(str(error.value)) < 600
 
 
+def test_no_format_is_handed_to_a_reader_that_runs_it(files, monkeypatch):
+    for place in ("torch.load", "torch.jit.load", "torch._C.import_ir_module", "pickle.load", "pickle.loads"):
+        monkeypatch.setattr(place, lambda *_, **__: pytest.fail("called"))
+    for path in files.values():
+        load_clip("ViT-B/16", str(path))
+
+
+def hostile_state_dict(path):
+    torch.save({"visual.proj": Call(os.system, "touch RAN")}, path)
+
+
+def hostile_script(path):
+    """OpenAI's layout with a call in it: ``torch.jit.load`` reads the whole file, and the refusal comes too late."""
+    records = {**records_of(path), "data.pkl": pickled(Call(os.system, "touch RAN"))}
+    write_archive(path, records)
+
+
+def hostile_stream(path):
+    path.write_bytes(pickled(Call(os.system, "touch RAN")))
+
+
+def endless_script(path):
+    """A program that never ends, where loading would run it."""
+    program = (
+        b"class M(Module):\n  __parameters__ = []\n  __buffers__ = []\n  def __setstate__(self, x):\n    while True:\n"
+    )
+    steps = b"\x80\x02c__torch__\nM\n)\x81}b."
+    write_archive(path, {"data.pkl": steps, "constants.pkl": pickled(()), "code/__torch__.py": program})
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (hostile_state_dict, "it wants to use (posix|nt).system"),
+        (hostile_script, "it wants to use (posix|nt).system"),
+        (hostile_stream, "it wants to use (posix|nt).system"),
+        (endless_script, "restores itself with a program of its own"),
+    ],
+)
+def test_a_hostile_file_is_one_clear_error_and_nothing_runs(files, tmp_path, monkeypatch, make, reason):
+    path = shutil.copy(files["torchscript.pt"], tmp_path / "hostile.pt")
+    make(path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"cannot read .*hostile.pt: expected OpenAI's .pt .*{reason}") as error:
+        load_clip("ViT-B/16", str(path))
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == ["hostile.pt"]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(files, tmp_path, number):
+    state = torch.load(files["state_dict.pt"], weights_only=True)
+    state["visual.proj"][0, 0] = number
+    torch.save(state, tmp_path / "broken.pt")
+    with pytest.raises(ValueError, match=r"broken.pt .*: visual.proj holds numbers that are not finite"):
+        load_clip("ViT-B/16", str(tmp_path / "broken.pt"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"visual.proj": torch.ones(64, 16, dtype=torch.int64)},
+            "visual.proj should hold real numbers but holds torch.int64",
+        ),
+        (
+            {"visual.proj": torch.ones(64, 16, dtype=torch.complex64)},
+            "should hold real numbers but holds torch.complex64",
+        ),
+        ({"visual.proj": [1.0]}, "expected tensors by name, found others in visual.proj"),
+        ({"logit_scale": 4.6}, "expected tensors by name, found others in logit_scale"),
+        ({7: torch.ones(1)}, "expected tensors by name, found others in 7"),
+    ],
+)
+def test_weights_of_another_type_are_named(files, tmp_path, change, message):
+    torch.save({**torch.load(files["state_dict.pt"], weights_only=True), **change}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=f"odd.pt.* does not hold ViT-B/16: .*{message}"):
+        load_clip("ViT-B/16", str(tmp_path / "odd.pt"))
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_what_is_no_file_is_named_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"the weights of ViT-B/16 \(MODEL.BACKBONE.PATH\) .*{name} is a named pipe"):
+        load_clip("ViT-B/16", str(tmp_path / name))
+    with pytest.raises(ValueError, match="is a folder, expected a file"):
+        load_clip("ViT-B/16", str(tmp_path))
+
+
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
@@ -412,6 +503,7 @@ def test_the_bundled_format_restores_the_stored_words_and_gives_others_their_mea
     ids = open_clip.tokenize(TEXTS).unique()
     save_tiny(tmp_path / "tiny.safetensors", source, ids)
     monkeypatch.setattr(backbone, "TINY_FILE", tmp_path / "tiny.safetensors")
+    monkeypatch.setattr(backbone, "TINY_DIGEST", sha256(tmp_path / "tiny.safetensors"))
     loaded = load_clip("tiny")
     rounded = open_clip.CLIP(**SMALL, quick_gelu=True).eval().requires_grad_(False)
     rounded.load_state_dict({key: value.half().float() for key, value in source.state_dict().items()})
@@ -451,6 +543,18 @@ def test_a_file_that_changed_is_read_again(files, tmp_path):
     second = load_clip_once("ViT-B/16", str(file), cpu)
     assert second.digest != first.digest
     assert torch.equal(second.model.text_projection, 2 * first.model.text_projection)
+
+
+def test_the_bundled_file_is_the_one_that_was_published_with_it(tmp_path, monkeypatch):
+    """One changed weight is another model, whose results would pass for those of the bundled one."""
+    content = bytearray(backbone.TINY_FILE.read_bytes())
+    content[-5] ^= 1
+    changed = tmp_path / "tiny_clip.safetensors"
+    changed.write_bytes(content)
+    monkeypatch.setattr(backbone, "TINY_FILE", changed)
+    with pytest.raises(ValueError, match=f"tiny_clip.safetensors is not the bundled CLIP: .*found {sha256(changed)}"):
+        load_clip("tiny")
+    assert load_clip("tiny", str(changed)).digest == sha256(changed)  # the user's own choice
 
 
 def test_a_missing_bundled_file_says_how_to_make_it(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from anprompt.utils.config import as_plain
 from anprompt.utils.drop_in import import_all
 from anprompt.utils.suggest import suggest
 from tests.helpers import REPOSITORY
+from tests.helpers.runs import left_by_killed_process
 
 
 class Probe:
@@ -502,3 +503,27 @@ print(*sorted({"sklearn", "scipy", "matplotlib", "pandas", "tabulate", "open_cli
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+# ---------------------------------------------------------------------------------------------- leftovers
+
+
+@pytest.mark.parametrize("arguments", [[], ["--eval-only", "--model-dir", "x"], ["--no-train"]])
+def test_what_a_killed_run_left_is_removed_at_the_next_start(run, tmp_path, arguments):
+    for name in ("config.json", "results.json"):
+        left_by_killed_process(tmp_path / "out" / name)
+    (tmp_path / "out" / ".config.json.of-the-user").write_text("")
+    assert len(os.listdir(tmp_path / "out")) == 3
+    run(*arguments)
+    assert [name for name in os.listdir(tmp_path / "out") if name.startswith(".")] == [".config.json.of-the-user"]
+
+
+def test_also_where_the_run_has_finished(run, probe, tmp_path):
+    run()
+    content = {"trainer": "ANPrompt", "dataset": "Caltech101", "classes": "all", "seed": 1, "split": "test"}
+    numbers = {"accuracy": 50.0, "correct": 1, "total": 2, "config": as_plain(probe.cfg)}
+    (tmp_path / "out" / "results.json").write_text(json.dumps(content | numbers))
+    left = left_by_killed_process(tmp_path / "out" / "results.json")
+    probe.calls.clear()
+    run("--skip-finished")
+    assert probe.calls == [] and not left.exists()

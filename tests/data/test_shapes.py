@@ -21,6 +21,7 @@ from anprompt.data import shapes_world as world
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
 from datasets import shapes
+from tests.helpers.runs import left_by_killed_process
 
 FORK = multiprocessing.get_context("fork")
 
@@ -200,3 +201,24 @@ def test_a_root_that_cannot_be_written_is_one_clear_error(tmp_path, small_world)
     (tmp_path / "shapes").write_text("in the way")
     with pytest.raises(OSError, match="cannot write the Shapes images to .*shapes.*--root"):
         build_dataset(shapes_cfg(tmp_path))
+
+
+def test_images_that_a_killed_process_left_half_drawn_are_removed(tmp_path, small_world):
+    render_below(tmp_path)
+    whole = files_below(tmp_path)
+    picture = tmp_path / "images" / "red_circle" / "red_circle_train_0001.jpg"
+    picture.unlink()
+    left_by_killed_process(picture)
+    (tmp_path / "images" / "red_circle" / ".red_circle.of-the-user").write_bytes(b"")
+    render_below(tmp_path)
+    assert files_below(tmp_path) == whole | {"images/red_circle/.red_circle.of-the-user": b""}
+
+
+def test_lists_that_a_killed_process_left_half_written_are_removed(tmp_path, small_world):
+    build_dataset(shapes_cfg(tmp_path, shots=1))
+    folder = tmp_path / "shapes"
+    left = [
+        left_by_killed_process(folder / name) for name in ("split_zhou_Shapes.json", "split_fewshot/shot_1-seed_1.pkl")
+    ]
+    build_dataset(shapes_cfg(tmp_path, shots=1))
+    assert not any(path.exists() for path in left)

@@ -3,7 +3,6 @@
 import os
 import pickle
 import shutil
-import time
 from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
@@ -269,17 +268,20 @@ def test_a_file_removed_by_hand_is_missed_by_nobody(make_loader, folder):
     assert fresh.images is None and torch.equal(fresh[1]["img"], copy[1]["img"])
 
 
-def test_what_a_killed_writer_left_is_not_waited_for_long(make_loader, folder):
+def test_a_living_writer_is_waited_for_and_what_a_killed_one_left_is_removed(make_loader, folder):
     loader = make_loader()
-    next(iter_ := iter(loader))
+    batches = iter(loader)
+    next(batches)
     (name,) = files(folder)
     assert name.endswith(".part")
-    loader.dataset.file.part = None  # as if it had been killed
-    for minutes, stored in ((9, False), (11, True)):
-        os.utime(folder / name, (time.time() - 60 * minutes,) * 2)
-        list(make_loader())
-        assert any(file.endswith(".npy") for file in files(folder)) == stored
-    del iter_
+    list(make_loader())
+    assert files(folder) == [name]
+    loader.dataset.file.part = None
+    loader.dataset.file.hold.close()  # as it ends with the process
+    list(make_loader())
+    (stored,) = files(folder)
+    assert stored.endswith(".npy")
+    batches.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot")
@@ -292,14 +294,14 @@ def test_room_is_taken_at_once(make_loader, folder):
     batches.close()
 
 
-def test_leftovers_of_killed_writers_go_after_a_day(make_loader, folder):
+def test_leftovers_of_killed_writers_of_other_images_go_and_files_of_others_stay(make_loader, folder):
     folder.mkdir(parents=True)
-    old, young, other = folder / "a.part", folder / "b.part", folder / "c.npy"
-    for file, age in ((old, 25), (young, 23), (other, 99)):
+    left = folder / f"{'0a' * 20}.{'1b' * 16}.part"
+    others = [folder / "film.part", folder / "c.npy", folder / f"{'0a' * 20}.part"]
+    for file in (left, *others):
         file.write_bytes(b"")
-        os.utime(file, (time.time() - 3600 * age,) * 2)
     list(make_loader())
-    assert not old.exists() and young.exists() and other.exists()
+    assert not left.exists() and all(file.exists() for file in others)
 
 
 def refuse_to_write(monkeypatch, folder, how):

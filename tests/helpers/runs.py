@@ -1,5 +1,9 @@
 """Real runs for tests: Shapes and the bundled tiny CLIP, a few classes and shots, seconds each."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 
 import trainers
@@ -48,6 +52,17 @@ def assert_equal(one, other):
     assert one.keys() == other.keys()
     for name in one:
         assert torch.equal(one[name], other[name]), name
+
+
+def left_by_killed_process(path):
+    """A half-written file beside ``path``, as ``atomic_path`` leaves it in a process that is killed; its path."""
+    code = (
+        "import os, signal, sys; from anprompt.utils.files import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as temporary:\n"
+        "    temporary.write_bytes(b'half'); print(temporary, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], cwd=REPOSITORY, capture_output=True, text=True)
+    return Path(done.stdout.strip())
 
 
 def fewer_test_images(trainer, batches=1):

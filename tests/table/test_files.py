@@ -1,6 +1,7 @@
 """What the tables make of damaged, missing, doubled and mismatched ``results.json`` files."""
 
 import json
+import os
 
 import pytest
 
@@ -86,3 +87,14 @@ def test_no_results_and_no_folder(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"error: no results below {tmp_path}: give the output folder")
     assert main(["table", str(tmp_path / "gone")]) == 2
     assert capsys.readouterr().err == f"error: no folder {tmp_path / 'gone'}\n"
+
+
+def test_what_is_no_file_is_skipped_at_once(write, table, tmp_path):
+    write("few_shot/DTD/CoOp/ep50_16shots/seed1", 50.0)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "results.json")
+    (tmp_path / "folder" / "results.json").mkdir(parents=True)
+    status, _, warnings = table()
+    assert status == 0
+    for name, kind in (("pipe", "a named pipe"), ("folder", "a folder")):
+        assert f"{tmp_path}/{name}/results.json is {kind}, expected a file" in warnings

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from anprompt.engine import checkpoint
 from anprompt.engine.trainer import LEARNER
 from anprompt.utils.rng import rng_state, set_rng_state
-from tests.helpers.runs import Killed, assert_equal, fewer_test_images, finish, start, weights
+from tests.helpers.runs import Killed, assert_equal, fewer_test_images, finish, left_by_killed_process, start, weights
 from trainers.anprompt import SETTINGS
 from trainers.zsclip import ZeroshotCLIP
 
@@ -163,10 +163,11 @@ def test_what_killed_processes_left_behind_is_removed(make_cfg, monkeypatch, tmp
     names = {path.name for path in folder.iterdir()}
     state = checkpoint.load_checkpoint(folder / "model.pth.tar-1")
     checkpoint.save_checkpoint({**state, "rolling": True}, folder / "model.pth.tar-1")
-    (folder / ".model.pth.tar-2.k3b0z_q1").write_bytes(b"half a checkpoint")
-    (folder / ".checkpoint.x81hs0dk").write_bytes(b"")
+    for path in (folder / "model.pth.tar-2", folder / "checkpoint"):
+        left_by_killed_process(path)
+    (folder / ".model_of_the_user").write_bytes(b"")
     finish(cfg)
-    assert {path.name for path in folder.iterdir()} == names - {"model.pth.tar-1"}
+    assert {path.name for path in folder.iterdir()} == names - {"model.pth.tar-1"} | {".model_of_the_user"}
 
 
 @pytest.mark.parametrize(
@@ -317,7 +318,7 @@ def test_a_truncated_checkpoint_is_one_clear_error(make_cfg, tmp_path):
     finish(cfg)
     path = tmp_path / "run" / LEARNER / "model.pth.tar-3"
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"model.pth.tar-3 \(2,000 bytes\): it is truncated"):
+    with pytest.raises(ValueError, match=r"model.pth.tar-3 \(2,000 bytes\): the archive is cut short"):
         start(make_cfg(output="other")).load_model(cfg.OUTPUT_DIR, epoch=3)
 
 

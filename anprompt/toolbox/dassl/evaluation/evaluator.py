@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from anprompt.utils.text import printable
 from dassl.evaluation.build import EVALUATOR_REGISTRY
 from dassl.utils import mkdir_if_missing
 
@@ -85,7 +86,7 @@ class Classification(EvaluatorBase):
             hits = predictions[labels == label] == label
             total, correct = len(hits), int(hits.sum())
             accuracies.append(100.0 * correct / total)
-            name = self._lab2cname[label]
+            name = printable(self._lab2cname[label])
             print(f"* class: {label} ({name})\ttotal: {total:,}\tcorrect: {correct:,}\tacc: {accuracies[-1]:.1f}%")
         average = sum(accuracies) / len(accuracies)
         print(f"* average: {average:.1f}%")
