@@ -252,4 +252,4 @@ def test_validation_numbers_do_not_mix_with_test_numbers(write, table, tmp_path)
 def test_names_cannot_move_the_cursor_or_break_a_row(write, table):
     write("a", 50.0, dataset="D\x1b[2JTD|x\n", **identity("few_shot", source="D\x1b[2JTD|x\n"))
     out = table()[1]
-    assert "\x1b" not in out and [row[2] for row in cells(out)] == ["D?[2JTD?x?"]
+    assert "\x1b" not in out and [row[2] for row in cells(out)] == ["D\\x1b[2JTD?x\\n"]
