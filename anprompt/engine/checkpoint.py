@@ -47,7 +47,9 @@ LATER: dict[str, tuple[type, ...]] = {  # earlier files lack them
     "train_seconds": (float, int),
     "training_state": (dict,),
     "generators": (dict,),
+    "training": (dict,),
 }
+TRAINING = ("classes", "shots", "subset")  # what "training" tells
 PLAIN = ("settings", "trained_on", "method_state")  # no tensors in them
 MAY_BE_INFINITE = ("best_result", "val_result", "settings", "trained_on")
 
@@ -145,6 +147,8 @@ def check_entries(state: Mapping[str, Any], path: str | Path) -> None:
         and all(isinstance(name, str) for name in names),
         f"{path}: expected 'trained_on' to tell the dataset and its classnames. {ANOTHER}.",
     )
+    lacking = [key for key in TRAINING if "training" in state and key not in state["training"]]
+    require(not lacking, f"{path}: expected 'training' to tell {', '.join(lacking)}. {ANOTHER}.")
     epoch, named = state["epoch"], re.fullmatch(r"model\.pth\.tar-(\d+)", Path(path).name)
     wanted = named[1] if named else "at least 1"
     require(

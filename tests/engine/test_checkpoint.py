@@ -144,6 +144,8 @@ CHANGES = {
     "a setting without a name": ({"settings": {3: 4}}, "settings.3 is not plain data"),
     "no method state": ({"method_state": None}, "expected 'method_state': dict"),
     "an empty method state": ({"method_state": {}}, "its 'method_state' does not fit .*beta"),
+    "a training as text": ({"training": "base"}, "expected 'training': dict, found a str"),
+    "a training that tells nothing": ({"training": {"classes": "base"}}, "expected 'training' to tell shots, subset"),
     "seconds as text": ({"train_seconds": "long"}, "expected 'train_seconds': float or int, found a str"),
 }
 TRAINING_CHANGES = {
