@@ -6,7 +6,6 @@ import json
 import open_clip
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import trainers
 from anprompt.clip.backbone import Backbone
@@ -15,6 +14,7 @@ from anprompt.engine.trainer import LEARNER
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from tests.helpers import REPOSITORY
+from tests.helpers.no_fetching import NoFetching
 from tests.helpers.peer_oracle import gaussian_average
 from tests.helpers.runs import Killed, assert_equal, fewer_test_images, finish, start, weights
 from trainers import mmrl
@@ -96,16 +96,6 @@ def test_one_epoch_in_every_precision(peer_cfg, name, precision):
     after = weights(trainer)
     assert all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for tensor in after.values())
     assert any(not torch.equal(before[key], after[key]) for key in before)
-
-
-class NoFetching(TorchDispatchMode):
-    """Raises where a value or a shape would have to come from the device before the host can go on."""
-
-    FETCHING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        assert not any(name in str(function) for name in self.FETCHING), function
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", [*PEERS, "ANPrompt"])
