@@ -132,8 +132,9 @@ class DualViewCLIP(ContextCLIP):
         self.register_buffer("hand_written", torch.empty(0), persistent=False)
 
     def prepare_classes(self, classnames: list[str], template: str) -> None:
+        hand_written = self.encode_templates(self.wordings or [template], classnames)  # may fail, and nothing is lost
         super().prepare_classes(classnames, template)
-        self.hand_written = self.encode_templates(self.wordings or [template], classnames)
+        self.hand_written = hand_written
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, C]`` of an evaluation."""

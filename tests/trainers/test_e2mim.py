@@ -40,7 +40,6 @@ def bare(clip, *more, **changed):
     flat = [word for name, key in KEYS.items() for word in (key, options[name])]
     flat += [] if options["eta"] is None else ["VIS.FUSE", "add", "VIS.ETA", options["eta"]]
     trainer = bare_trainer(E2MIM, clip, "MI.HIDDEN", 6, "MI.PROJ_DIM", 5, *flat, *more)
-    trainer.prepare_steps()
     return trainer, options
 
 
@@ -174,7 +173,6 @@ def test_the_order_of_classes_does_not_matter(clip, images):
     order = [3, 0, 5, 2, 4, 1]
     trainer, _ = bare(clip)
     other = bare_trainer(E2MIM, clip, names=[NAMES[i] for i in order])
-    other.prepare_steps()
     batch = {"images": images, "labels": LABELS_TWICE}
     moved = {"images": images, "labels": torch.tensor([order.index(label) for label in LABELS_TWICE.tolist()])}
     assert torch.allclose(loss_of(trainer, batch)[0], loss_of(other, moved)[0], rtol=0, atol=1e-9)

@@ -22,6 +22,7 @@ from trainers import mmrl
 PEERS = {
     "CoOp": [],
     "KgCoOp": [],
+    "E2MIM": [],
     "CoCoOp": [],
     "MaPLe": [],
     "PromptSRC": ["TRAINER.PROMPTSRC.GPA_MEAN", "2.0", "TRAINER.PROMPTSRC.GPA_STD", "1.5"],
@@ -64,7 +65,7 @@ def save_untrained(cfg):
 # ------------------------------------------------------------------ start, and what training changes
 
 
-@pytest.mark.parametrize("name", ["CoOp", "KgCoOp"])
+@pytest.mark.parametrize("name", ["CoOp", "KgCoOp", "E2MIM"])
 def test_words_start_as_zero_shot_clip(peer_cfg, make_cfg, name):
     trainer, zero_shot = start(peer_cfg(name)), start(make_cfg(trainer="ZeroshotCLIP", output="zero"))
     images = some_images(trainer, 32)
@@ -458,6 +459,7 @@ PUBLISHED = {  # learnables at ViT-B/16 size, by trainer and config
         "vit_b16_ctxv1": 2_048,
     },
     "KgCoOp": {"vit_b16_ep100_ctxv1": 2_048},
+    "E2MIM": {"vit_b16": 2_048, "vit_b16_ep100": 2_048},
     "CoCoOp": {"vit_b16_c4_ep10_batch1_ctxv1": 35_360},
     "MaPLe": {
         "vit_b16_c2_ep5_batch4_2ctx": 3_555_072,
