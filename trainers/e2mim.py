@@ -294,6 +294,7 @@ class E2MIM(PromptTrainer):
         return groups
 
     def build_model(self) -> None:
+        print("E2MIM (reconstruction): of its paper, the abstract could be read; docs/method.md says what is ours")
         super().build_model()
         self.prepare_steps()
 
