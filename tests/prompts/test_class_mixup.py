@@ -101,6 +101,9 @@ def test_draws_come_from_their_generator_alone():
     assert [tensor.shape for tensor in first] == [(4,), (4, 4), (4, 2)]
     columns = torch.cat([first.share[:, None], first.among_batch, first.among_queue], dim=1)
     assert columns.unique().numel() == columns.numel()  # no number serves twice
+    half = draw_mixup(64, 2, 1.0, 0.5, own)
+    for numbers in (*half.among_batch.T, *half.among_queue.T):
+        assert ((numbers < 0.5) != (half.share < 1)).any()
 
 
 # ------------------------------------------------------------------ partners
