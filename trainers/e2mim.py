@@ -5,7 +5,6 @@ the soft prompts and the classes' images, mixed within a class. Only the paper's
 weights and temperature are reconstructed, and no number of the paper is claimed. ``docs/method.md`` marks what is what.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -31,14 +30,14 @@ from anprompt.prompts.class_mixup import (
     mixed_labels,
 )
 from anprompt.prompts.context import (
-    POSITIONS,
     ContextCLIP,
     ContextLearner,
     PromptWriter,
-    check_context,
+    class_name_position,
     context_length,
     context_prompts,
     start_context,
+    words,
 )
 from anprompt.prompts.mutual_information import (
     CRITICS,
@@ -50,53 +49,15 @@ from anprompt.prompts.mutual_information import (
 )
 from anprompt.prompts.prompted_clip import random_prompts, unit
 from anprompt.prompts.templates import check_template
-from anprompt.utils.config import add_trainer_node, require, require_number
+from anprompt.utils.config import require
 from anprompt.utils.rng import NamedGenerators
-from anprompt.utils.suggest import require_known
+from anprompt.utils.settings import FIXED, Setting, Settings, number, one_of, whole
 from dassl.engine import TRAINER_REGISTRY
 
 KEY = "TRAINER.E2MIM"
 FEW_CLASSES = 20  # a critic that learns memorises fewer
-
-
-def extend_cfg(cfg: CfgNode) -> None:
-    """Add ``TRAINER.E2MIM``."""
-    node = add_trainer_node(cfg, "E2MIM")
-    node.N_CTX = 4  # M; with CTX_INIT, the number of its tokens counts instead
-    node.CTX_INIT = "a photo of a"  # words to start from; empty: random
-    node.CSC = False  # class-specific context
-    node.CLASS_TOKEN_POSITION = "end"  # of the class name: end, middle or front
-    node.TEMPLATES = []  # hand-written prompts with one {}, averaged; empty: the dataset's, or DATASET.TEMPLATE
-
-    node.MI = CfgNode()  # between soft and hand-written prompts
-    node.MI.WEIGHT = 1.0  # a_t
-    node.MI.ESTIMATOR = "infonce"  # of both terms: infonce, dv, nwj, jsd, or kgcoop (KgCoOp's distance)
-    node.MI.CRITIC = "cos"  # of both terms: cos has nothing to learn; bilinear, separable and concat do
-    node.MI.TAU = 0.07  # the critic's own temperature: at CLIP's 0.01 the gradient vanishes; not for kgcoop and concat
-    node.MI.SYMMETRIC = True  # infonce in both directions
-    node.MI.HIDDEN = 256  # width inside separable and concat
-    node.MI.PROJ_DIM = 128  # width of what separable compares
-    node.MI.NUM_NEG = 0  # infonce: negatives per row, drawn in every step; 0: all other classes
-    node.MI.EMA = 0.99  # dv: share of the past in the denominator of the gradient
-    node.MI.LR_MULT = 1.0  # learning rate of the critic, in those of the context
-
-    node.VIS = CfgNode()  # between mixed images and soft prompts
-    node.VIS.WEIGHT = 1.0  # a_v
-    node.VIS.VIEW = "proto"  # a row per class of the batch, proto, or per image, sample; the same across classes
-    node.VIS.FUSE = "none"  # add: the text term sees soft prompts joined with the mean image of their class
-    node.VIS.ETA = 0.5  # weight of that image
-
-    node.MIX = CfgNode()  # class-wise mixup
-    node.MIX.ENABLED = True
-    node.MIX.MODE = "intra"  # partners of the same class, or inter: of another, with the labels mixed as well
-    node.MIX.LEVEL = "pixel"  # or feature
-    node.MIX.BETA = 1.0  # shares follow Beta(BETA, BETA)
-    node.MIX.PROB = 1.0  # of an image to be mixed
-    node.MIX.QUEUE = 2  # intra: images kept per class for those without a partner in the batch
-    node.MIX.CE_WEIGHT = 0.0  # a_c, of the cross-entropy of mixed images
-
-    node.TEST = CfgNode()
-    node.TEST.ENSEMBLE = 0.0  # share of the hand-written prompts in the text features of an evaluation
+# KgCoOp's sentence where it is not the family's, which says "{} texture."
+TEMPLATES = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
 
 # ---------------------------------------------------------------------------------------------- model
@@ -114,7 +75,7 @@ class CriticLearner(ContextLearner):
         self.critic = critic
 
 
-class DualViewCLIP(ContextCLIP):
+class DualViewCLIP(ContextCLIP[CriticLearner]):
     """CoOp's model with the features of hand-written prompts beside those of the soft ones.
 
     Args:
@@ -144,12 +105,60 @@ class DualViewCLIP(ContextCLIP):
         return self.logits(self.encode_image(images), text)
 
 
+# ---------------------------------------------------------------------------------------------- settings
+
+
+def templates(key: str, value: Sequence[str], cfg: CfgNode) -> None:
+    """Check of hand-written prompts."""
+    for template in value:
+        check_template(f"one of {key}", str(template))
+
+
+ABOVE_ZERO = 1e-4
+SETTINGS = Settings(
+    "E2MIM",
+    Setting("N_CTX", 4, whole(1)),  # M; with CTX_INIT, the number of its tokens counts instead
+    Setting("CTX_INIT", "a photo of a", words(1)),  # words to start from; empty: random
+    Setting("CSC", False, None, FIXED),  # class-specific context
+    Setting("CLASS_TOKEN_POSITION", "end", class_name_position, FIXED),  # of the class name: end, middle or front
+    Setting("TEMPLATES", [], templates),  # hand-written prompts with one {}, averaged; empty: the dataset's one
+    # Between soft and hand-written prompts. Estimator, critic and negatives are those of both terms.
+    Setting("MI.WEIGHT", 1.0, number(0)),  # a_t
+    Setting("MI.ESTIMATOR", "infonce", one_of(*ESTIMATORS)),  # kgcoop is KgCoOp's distance
+    Setting("MI.CRITIC", "cos", one_of(*CRITICS), FIXED),  # cos has nothing to learn; bilinear, separable, concat do
+    Setting("MI.TAU", 0.07, number(ABOVE_ZERO)),  # not CLIP's 0.01, where the gradient vanishes; not for kgcoop, concat
+    Setting("MI.SYMMETRIC", True),  # infonce in both directions
+    Setting("MI.HIDDEN", 256, whole(1)),  # width inside separable and concat
+    Setting("MI.PROJ_DIM", 128, whole(1)),  # width of what separable compares
+    Setting("MI.NUM_NEG", 0, whole(0)),  # infonce: negatives per row, drawn in every step; 0: all other classes
+    Setting("MI.EMA", 0.99, number(0, 1 - ABOVE_ZERO)),  # dv: share of the past in the denominator of the gradient
+    Setting("MI.LR_MULT", 1.0, number(0)),  # learning rate of the critic, in those of the context
+    # Between mixed images and soft prompts.
+    Setting("VIS.WEIGHT", 1.0, number(0)),  # a_v
+    Setting("VIS.VIEW", "proto", one_of("proto", "sample")),  # a row per class or per image; inter: the same
+    Setting("VIS.FUSE", "none", one_of("none", "add")),  # add: the text term joins soft prompts with their mean image
+    Setting("VIS.ETA", 0.5, number(0)),  # weight of that image
+    # Class-wise mixup.
+    Setting("MIX.ENABLED", True),
+    Setting("MIX.MODE", "intra", one_of(*MODES)),  # partners of the same class; inter: of another, labels mixed too
+    Setting("MIX.LEVEL", "pixel", one_of("pixel", "feature")),
+    Setting("MIX.BETA", 1.0, number(ABOVE_ZERO)),  # shares follow Beta(BETA, BETA)
+    Setting("MIX.PROB", 1.0, number(0, 1)),  # of an image to be mixed
+    Setting("MIX.QUEUE", 2, whole(0)),  # intra: images kept per class for those without a partner in the batch
+    Setting("MIX.CE_WEIGHT", 0.0, number(0)),  # a_c, of the cross-entropy of mixed images
+    Setting("TEST.ENSEMBLE", 0.0, number(0, 1)),  # share of hand-written prompts in the text features of an evaluation
+)
+extend_cfg = SETTINGS.extend_cfg
+
+
 # ---------------------------------------------------------------------------------------------- trainer
 
 
 @TRAINER_REGISTRY.register()
-class E2MIM(PromptTrainer):
+class E2MIM(PromptTrainer[DualViewCLIP]):
     """Ensemble of two textual views, exploration by class-wise mixup: a reconstruction."""
+
+    settings = SETTINGS
 
     # ------------------------------------------------------------------ objective
 
@@ -283,7 +292,9 @@ class E2MIM(PromptTrainer):
             generator=NamedGenerators(cfg.SEED)["critic"],
         )
         write = partial(context_prompts, count=count, position=node.CLASS_TOKEN_POSITION, per_class=node.CSC)
-        return DualViewCLIP(backbone, CriticLearner(start, critic), write, node.TEMPLATES, node.TEST.ENSEMBLE)
+        own = TEMPLATES.get(cfg.DATASET.NAME)
+        wordings = node.TEMPLATES or ([own] if own and not cfg.DATASET.TEMPLATE else [])
+        return DualViewCLIP(backbone, CriticLearner(start, critic), write, wordings, node.TEST.ENSEMBLE)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         learner = self.model.learner
@@ -334,9 +345,6 @@ class E2MIM(PromptTrainer):
             if name in state:  # not where an earlier part of the run had another estimator
                 average.log_mean.copy_(state[name])
 
-    def required_settings(self) -> dict[str, Any]:
-        return super().required_settings() | self.own_settings("CSC", "CLASS_TOKEN_POSITION", "MI.CRITIC")
-
     def method_state(self) -> dict[str, Any]:
         return {"ensemble": self.model.ensemble}
 
@@ -356,13 +364,6 @@ class E2MIM(PromptTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         node = cfg.TRAINER.E2MIM
-        check_context(f"{KEY}.CTX_INIT", node.CTX_INIT, 1)
-        for template in node.TEMPLATES:
-            check_template(f"one of {KEY}.TEMPLATES", str(template))
-        for key, known in KNOWN.items():
-            require_known(f"{KEY}.{key}", value_of(node, key), known)
-        for key, (low, high) in LIMITS.items():
-            require_number(f"{KEY}.{key}", value_of(node, key), low, high)
         learns, kgcoop = node.MI.CRITIC != "cos", node.MI.ESTIMATOR == "kgcoop"
         fuses, across = node.VIS.FUSE == "add", node.MIX.MODE == "inter" and node.MIX.ENABLED
         for wrong, message in (
@@ -388,38 +389,3 @@ class E2MIM(PromptTrainer):
             require(not wrong, f"{KEY}.{message}")
         if node.VIS.VIEW == "sample" and node.VIS.WEIGHT and node.MIX.CE_WEIGHT:
             print(f"Warning: {KEY}.VIS.VIEW sample and MIX.CE_WEIGHT are one term at two temperatures: use one of them")
-
-
-KNOWN = {
-    "CLASS_TOKEN_POSITION": POSITIONS,
-    "MI.ESTIMATOR": ESTIMATORS,
-    "MI.CRITIC": CRITICS,
-    "VIS.VIEW": ("proto", "sample"),
-    "VIS.FUSE": ("none", "add"),
-    "MIX.MODE": MODES,
-    "MIX.LEVEL": ("pixel", "feature"),
-}
-SMALLEST = 1e-4  # of what must not be zero
-LIMITS = {
-    "N_CTX": (1, math.inf),
-    "MI.WEIGHT": (0, math.inf),
-    "MI.TAU": (SMALLEST, math.inf),
-    "MI.HIDDEN": (1, math.inf),
-    "MI.PROJ_DIM": (1, math.inf),
-    "MI.NUM_NEG": (0, math.inf),
-    "MI.EMA": (0, 1 - SMALLEST),
-    "MI.LR_MULT": (0, math.inf),
-    "VIS.WEIGHT": (0, math.inf),
-    "VIS.ETA": (0, math.inf),
-    "MIX.BETA": (SMALLEST, math.inf),
-    "MIX.PROB": (0, 1),
-    "MIX.QUEUE": (0, math.inf),
-    "MIX.CE_WEIGHT": (0, math.inf),
-    "TEST.ENSEMBLE": (0, 1),
-}
-
-
-def value_of(node: CfgNode, key: str) -> Any:
-    for part in key.split("."):
-        node = node[part]
-    return node

@@ -201,6 +201,16 @@ def test_hand_written_prompts_may_join_an_evaluation(clip, oracle, images, share
     )
 
 
+def test_the_sentence_of_textures_is_kgcoops(clip, oracle):
+    """Unless one is asked for."""
+    own, asked = "a photo of a {}, a type of texture.", "the texture {}."
+    trainer = bare_trainer(E2MIM, clip, dataset="DescribableTextures")
+    assert torch.allclose(trainer.model.hand_written, normalise(oracle.text(ids(own))), rtol=0, atol=1e-9)
+    trainer.cfg.DATASET.TEMPLATE = asked
+    model = trainer.model_for(trainer.cfg, trainer.backbone, NAMES)
+    assert torch.allclose(model.hand_written, normalise(oracle.text(ids(asked))), rtol=0, atol=1e-9)
+
+
 def test_several_hand_written_prompts_are_averaged(clip, oracle):
     trainer, _ = bare(clip, "TEMPLATES", ["art of a {}.", "one {}."])
     features = [normalise(oracle.text(ids(template))) for template in ("art of a {}.", "one {}.")]
@@ -422,12 +432,12 @@ def test_a_sampler_that_needs_more_classes_than_there_are_is_refused_in_words(e2
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("MI.ESTIMATOR", "mine"), "MI.ESTIMATOR 'mine': known: dv, infonce, jsd, kgcoop, nwj"),
-        (("MI.CRITIC", "bilinar"), "MI.CRITIC 'bilinar': did you mean bilinear"),
-        (("VIS.VIEW", "protos"), "VIS.VIEW 'protos': did you mean proto"),
-        (("VIS.FUSE", "ad"), "VIS.FUSE 'ad': did you mean add"),
-        (("MIX.MODE", "intro"), "MIX.MODE 'intro': did you mean intra"),
-        (("MIX.LEVEL", "pixels"), "MIX.LEVEL 'pixels': did you mean pixel"),
+        (("MI.ESTIMATOR", "mine"), "MI.ESTIMATOR: expected one of infonce, dv, nwj, jsd, kgcoop, got 'mine'"),
+        (("MI.CRITIC", "bilinar"), "MI.CRITIC: expected one of cos, bilinear, separable, concat, got 'bilinar'"),
+        (("VIS.VIEW", "protos"), "VIS.VIEW: expected one of proto, sample, got 'protos'"),
+        (("VIS.FUSE", "ad"), "VIS.FUSE: expected one of none, add, got 'ad'"),
+        (("MIX.MODE", "intro"), "MIX.MODE: expected one of intra, inter, got 'intro'"),
+        (("MIX.LEVEL", "pixels"), "MIX.LEVEL: expected one of pixel, feature, got 'pixels'"),
         (("CLASS_TOKEN_POSITION", "fron"), "CLASS_TOKEN_POSITION 'fron': did you mean front"),
         (("CTX_INIT", "_"), "CTX_INIT: expected words of at least 1 tokens"),
         (("TEMPLATES", "['a photo']"), "one of TRAINER.E2MIM.TEMPLATES is 'a photo': expected one {}"),
