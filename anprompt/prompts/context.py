@@ -117,7 +117,7 @@ def context_prompts(
     require(
         not crowded,
         f"class names {crowded[:5]} end in punctuation that merges with the full stop, so that the context has no "
-        f"place with the name in {position} position: use position end (TRAINER.COOP.CLASS_TOKEN_POSITION end)",
+        f"place with the name in {position} position: use position end (CLASS_TOKEN_POSITION end)",
     )
     ids = torch.stack([_move_words(row, row_slots) for row, row_slots in zip(ids, slots, strict=True)])
     device = backbone.device
@@ -233,7 +233,7 @@ class ContextCLIP(PromptedCLIP[Prompts]):
         require(
             not per_class or self.classnames in ([], classnames),
             f"class-specific contexts exist for the {len(self.classnames)} classes that they were learned for only: "
-            "train with TRAINER.COOP.CSC False to classify into others",
+            "train with CSC False to classify into others",
         )
         self.prompts = self.write(self.backbone, classnames)
 

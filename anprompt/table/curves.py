@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from anprompt.runs.read_results import RunResult
 from anprompt.table.core import Options, Stat, average_of, group
 from anprompt.table.few_shot import column_name, configs, split_by_config
+from anprompt.table.names import shown
 from anprompt.table.rows import settled
 
 FORMATS = ("png", "pdf")
@@ -94,7 +95,7 @@ def draw_curves(axes: Any, curves: dict[str, Points], styles: dict[str, dict[str
     """Curves with error bars. Shots double from tick to tick."""
     for label, points in curves.items():
         means, spreads = zip(*((stat.mean, stat.spread or 0.0) for stat in points.values()), strict=True)
-        axes.errorbar(list(points), means, spreads, label=label, capsize=3, **styles[label])
+        axes.errorbar(list(points), means, spreads, label=shown(label), capsize=3, **styles[label])
     ticks = sorted({shots for points in curves.values() for shots in points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(shots) for shots in ticks], minor=False)

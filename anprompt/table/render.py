@@ -10,13 +10,16 @@ from tabulate import tabulate
 
 from anprompt.table.core import Cell, Difference, Stat, Table
 from anprompt.utils.text import printable
+from anprompt.table.names import with_shown_names
 
 SPECIAL_IN_LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
 
 
 def render(tables: Sequence[Table], style: str) -> str:
     """``md`` and ``latex``: rounded, with captions and notes. ``csv``: unrounded, spreads in their own columns."""
-    return "\n".join({"md": markdown, "latex": latex, "csv": comma_separated}[style](table) for table in tables)
+    return "\n".join(
+        {"md": markdown, "latex": latex, "csv": comma_separated}[style](with_shown_names(table)) for table in tables
+    )
 
 
 def markdown(table: Table) -> str:

@@ -12,7 +12,7 @@ from anprompt.engine.cuda_graphs import GraphedStep, reason
 from tests.helpers.runs import assert_equal, start, weights
 
 BATCHES = ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "TEST.NO_TEST", "True"]  # three steps per epoch
-METHODS = ["ANPrompt", "MMRL", "MMRLpp", "MaPLe", "PromptSRC", "CoOp", "CoCoOp", "KgCoOp"]
+METHODS = ["ANPrompt", "MMRL", "MMRLpp", "MaPLe", "PromptSRC", "CoOp", "CoCoOp", "KgCoOp", "E2MIM"]
 
 
 class Tape(TorchDispatchMode):

@@ -21,6 +21,7 @@ from trainers import cocoop
 from trainers.anprompt import ANPrompt
 from trainers.cocoop import CoCoOp
 from trainers.coop import CoOp
+from trainers.e2mim import E2MIM
 from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
 from trainers.mmrl import MMRL
@@ -45,6 +46,8 @@ METHODS = {
     "CoOp, one context per class": (CoOp, ("N_CTX", 3, "CSC", True)),
     "CoCoOp": (CoCoOp, ()),
     "KgCoOp": (KgCoOp, ()),
+    "E2MIM": (E2MIM, ()),
+    "E2MIM, a critic that learns": (E2MIM, ("MI.CRITIC", "separable", "MI.ESTIMATOR", "dv")),
 }
 
 

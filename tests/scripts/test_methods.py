@@ -18,11 +18,11 @@ from tests.helpers.stand_in import READ_BY_SCRIPTS, make_checkout, overrides, ru
 PROTOCOLS = ("base2new_train", "base2new_test", "few_shot", "xd_train", "xd_test")
 METHODS = {
     "anprompt": "ANPrompt", "coop": "CoOp", "cocoop": "CoCoOp", "kgcoop": "KgCoOp", "maple": "MaPLe", "mmrl": "MMRL",
-    "mmrlpp": "MMRLpp",
-    "promptsrc": "PromptSRC",
+    "mmrlpp": "MMRLpp", "promptsrc": "PromptSRC", "e2mim": "E2MIM",
 }  # fmt: skip
 BASE_TO_NEW = {
     "anprompt": "vit_b16",
+    "e2mim": "vit_b16",
     "mmrl": "vit_b16",
     "mmrlpp": "vit_b16",
     "coop": "vit_b16_ctxv1",

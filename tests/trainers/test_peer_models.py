@@ -16,6 +16,7 @@ from tests.helpers.oracle import mmrl_objective
 from trainers import cocoop
 from trainers.cocoop import CoCoOp
 from trainers.coop import CoOp
+from trainers.e2mim import E2MIM
 from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
 from trainers.mmrl import MMRL
@@ -60,6 +61,8 @@ def bare_trainer(kind, clip, *options, dataset="OxfordPets", seed=0, names=NAMES
     trainer.model = fresh_model(trainer, names)
     if kind is KgCoOp:
         trainer.hand_written = trainer.encode_hand_written()
+    if kind is E2MIM:
+        trainer.prepare_steps()
     with torch.no_grad():
         for parameter in trainer.model.learner.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -336,7 +339,7 @@ def zero_shot_logits(clip, images):
     return scale * image @ text.T
 
 
-@pytest.mark.parametrize("kind", [CoOp, KgCoOp])
+@pytest.mark.parametrize("kind", [CoOp, KgCoOp, E2MIM])
 @pytest.mark.parametrize("words", ["a photo of a", "a_photo_of_a"])
 def test_context_from_words_starts_as_zero_shot_clip(clip, images, kind, words):
     trainer = bare_trainer(kind, clip, "CTX_INIT", words)
@@ -353,7 +356,7 @@ def test_cocoop_with_a_silent_meta_net_is_zero_shot_clip(clip, images):
     assert torch.allclose(trainer.model(images), zero_shot_logits(clip, images), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", [CoOp, KgCoOp, CoCoOp, MaPLe, PromptSRC])
+@pytest.mark.parametrize("kind", [CoOp, KgCoOp, E2MIM, CoCoOp, MaPLe, PromptSRC])
 def test_context_starts_from_the_embeddings_of_the_words(clip, kind):
     deep = {MaPLe: ("PROMPT_DEPTH", 2), PromptSRC: ("PROMPT_DEPTH_TEXT", 2, "PROMPT_DEPTH_VISION", 2)}
     trainer = bare_trainer(kind, clip, "CTX_INIT", "a photo of a", *deep.get(kind, ()))
@@ -363,7 +366,7 @@ def test_context_starts_from_the_embeddings_of_the_words(clip, kind):
     assert start.data_ptr() != clip.token_embedding.weight.data_ptr()
 
 
-@pytest.mark.parametrize("kind", [CoOp, KgCoOp, CoCoOp, MaPLe, PromptSRC])
+@pytest.mark.parametrize("kind", [CoOp, KgCoOp, E2MIM, CoCoOp, MaPLe, PromptSRC])
 def test_class_order_permutes_logits(clip, images, kind):
     options = {"PROMPT_DEPTH": 2} if kind is MaPLe else {}
     options = {"PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2} if kind is PromptSRC else options

@@ -7,6 +7,7 @@ from tests.trainers.test_peer_models import NAMES, bare_trainer
 from trainers.anprompt import ANPrompt
 from trainers.cocoop import CoCoOp
 from trainers.coop import CoOp
+from trainers.e2mim import E2MIM
 from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
 from trainers.mmrl import MMRL
@@ -24,6 +25,7 @@ METHODS = {
     "CoOp, name in front": (CoOp, ("N_CTX", 3, "CLASS_TOKEN_POSITION", "front")),
     "CoCoOp": (CoCoOp, ()),
     "KgCoOp": (KgCoOp, ()),
+    "E2MIM": (E2MIM, ("TEST.ENSEMBLE", 0.5)),
     "MaPLe": (MaPLe, ("PROMPT_DEPTH", 3)),
     "PromptSRC": (PromptSRC, ("PROMPT_DEPTH_TEXT", 3, "PROMPT_DEPTH_VISION", 3)),
     "ZeroshotCLIP": (ZeroshotCLIP, ()),
