@@ -27,6 +27,7 @@ from torchvision import transforms as T
 from tqdm import tqdm
 
 from anprompt.data.train_images import Images, in_threads, is_plain, size_of
+from anprompt.data.workers import name_shortage
 from anprompt.utils import distributed
 from dassl.utils import read_image
 
@@ -296,7 +297,7 @@ class CachingLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         images: CachedImages = self.dataset  # type: ignore[assignment]
         images.prepare()
-        batches = super().__iter__()
+        batches = name_shortage(super().__iter__(), self.num_workers)
         return self._filling(images, batches) if images.file and images.file.part else batches
 
     def _filling(self, images: CachedImages, batches: Iterator[Any]) -> Iterator[Any]:

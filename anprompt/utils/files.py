@@ -15,7 +15,8 @@ BEST = "model-best.pth.tar"  # Dassl's name for the checkpoint that validation c
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and move it into place on success.
 
-    A process killed in between leaves the old file untouched; an error removes the temporary file.
+    A process killed in between leaves the old file untouched; an error removes the temporary file. An OSError of the
+    system that names no file, such as that of a full disk, names ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,6 +29,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
