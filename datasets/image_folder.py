@@ -55,6 +55,8 @@ class ImageFolder(SplitDataset):
         left_out = LeftOut()
         folders = {part: class_folders(os.path.join(self.dataset_dir, part), left_out) for part in PARTS}
         classes = folders["train"]
+        if not classes:
+            raise ValueError(f"{os.path.join(self.dataset_dir, 'train')} holds no class folders: {self.mend}")
         texts = self.class_texts(classes)
         left_out.folders = self.unread_folders(classes)
         parts: dict[str, list[Entry]] = {part: [] for part in PARTS}
@@ -72,8 +74,6 @@ class ImageFolder(SplitDataset):
         """There are images in ``test/``, and in the folder of every class in ``train/``. ValueError otherwise."""
         filled = {label for _, label, _ in parts["train"]}
         empty = [os.path.join(self.dataset_dir, "train", name) for n, name in enumerate(classes) if n not in filled]
-        if not classes:
-            raise ValueError(f"{os.path.join(self.dataset_dir, 'train')} holds no class folders: {self.mend}")
         if not parts["test"]:
             empty = [os.path.join(self.dataset_dir, "test")]
         if empty:

@@ -24,6 +24,7 @@ from anprompt.data.split_files import (
     label_faults,
     read_json,
     read_subset,
+    repeated,
     subset_file,
     write_pickle,
 )
@@ -309,25 +310,32 @@ def each_once(parts: Parts) -> Parts:
 
 
 def _each_once(items: list[Datum]) -> list[Datum]:
+    if len({item.impath for item in items}) == len(items):
+        return items
     first: dict[str, Datum] = {}
     for item in items:
         first.setdefault(item.impath, item)
-    return items if len(first) == len(items) else list(first.values())
+    return list(first.values())
 
 
 def twice_listed(parts: Parts) -> Iterator[Remark]:
     """Images that a part lists more than once, and those that are in two parts."""
+    paths = repeated(parts)
+    if not paths:
+        return
     parts_of: dict[str, list[str]] = defaultdict(list)
     for part, item in distinct(parts):
-        parts_of[item.impath].append(part)
-    often = {path: found for path, found in parts_of.items() if len(found) > 1}
+        if item.impath in paths:
+            parts_of[item.impath].append(part)
     again = sorted(
-        f"{path} (in {part})" for path, found in often.items() for part in set(found) if found.count(part) > 1
+        f"{path} (in {part})" for path, found in parts_of.items() for part in set(found) if found.count(part) > 1
     )
     if again:
         what = f"{len(again):,} images are listed more than once in the same part, where each counts once"
         yield Remark("duplicates", what, "list each image once", again)
-    both = sorted(f"{path} ({', '.join(sorted(set(found)))})" for path, found in often.items() if len(set(found)) > 1)
+    both = sorted(
+        f"{path} ({', '.join(sorted(set(found)))})" for path, found in parts_of.items() if len(set(found)) > 1
+    )
     if both:
         fix = "a mistake of the split unless it is the published one: take them out of one part"
         yield Remark("duplicates", f"images that are listed in two parts: {len(both):,}", fix, both)
@@ -342,7 +350,7 @@ def same_texts(parts: Parts) -> Iterator[Remark]:
     shared = [" and ".join(same) for same in by_text.values() if len(same) > 1]
     if shared:
         what = f"{len(shared):,} texts are shared by several classes, which then have the same prompt"
-        fix = "of each such group only one class can be predicted: give them different names"
+        fix = "give them different names, unless these are the published ones: one of each group is never predicted"
         yield Remark("same text", what, fix, shared)
 
 

@@ -4,6 +4,7 @@ A file that is damaged or hostile is one ValueError that names it, and nothing i
 """
 
 import pickle
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
@@ -67,9 +68,9 @@ def label_faults(parts: Mapping[str, Sequence[Any]]) -> Iterator[str]:
             elif names.setdefault(item.label, item.classname) != item.classname:
                 reported.add(item.label)
                 yield _two_names(item.label, names[item.label], item.classname, part)
-            elif not class_text(item.classname).strip():
-                reported.add(item.label)
-                yield f"the label {item.label} has an empty name, {item.classname!r}: nothing to write in a prompt"
+    for label, name in names.items():
+        if not class_text(name).strip():
+            yield f"the label {label} has an empty name, {name!r}: there would be nothing to write in a prompt"
     yield from _two_labels(parts)
 
 
@@ -80,6 +81,8 @@ def _two_names(label: int, first: str, second: str, part: str) -> str:
 
 
 def _two_labels(parts: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    if not repeated(parts):
+        return
     first: dict[str, Any] = {}
     for part, item in distinct(parts):
         other = first.setdefault(item.impath, item)
@@ -88,6 +91,14 @@ def _two_labels(parts: Mapping[str, Sequence[Any]]) -> Iterator[str]:
                 f"{item.impath} (in {part}) has two labels, {other.label} ({other.classname!r}) and "
                 f"{item.label} ({item.classname!r}): an image belongs to one class"
             )
+
+
+def repeated(parts: Mapping[str, Sequence[Any]]) -> set[str]:
+    """Paths of the images that are listed more than once, in one part or in several."""
+    paths = [item.impath for _, item in distinct(parts)]
+    if len(set(paths)) == len(paths):  # nearly always, and quick for a million
+        return set()
+    return {path for path, count in Counter(paths).items() if count > 1}
 
 
 def distinct(parts: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Any]]:

@@ -31,7 +31,7 @@ from anprompt.data.workers import name_shortage
 from anprompt.utils import distributed
 from dassl.utils import read_image
 
-LAYOUT = "1"  # to be raised where what is stored for the same images changes
+LAYOUT = "2"  # to be raised where what is stored for the same images changes
 DECODERS = ("jpg", "libjpeg_turbo", "jpg_2000", "webp", "libtiff")
 PROBLEM = "cache problem"  # key of a batch: why an image could not be stored, "" where it was
 DAY = 24 * 60 * 60

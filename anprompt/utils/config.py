@@ -125,7 +125,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         try:
             cfg.merge_from_list([key, f"{value}.0" if isinstance(old, float) and WHOLE.fullmatch(value) else value])
         except (ValueError, *UNREADABLE) as error:
-            raise ValueError(f"{key} takes {_kind(old)}, got {value!r}") from error
+            raise ValueError(f"{key} takes {_kind(old)}, got {value!r:.80}") from error
         _require_fit(key, dict(leaves(cfg))[key], old)
 
 
@@ -141,7 +141,7 @@ def _refuse_misfits(given: CfgNode, cfg: CfgNode, section: str = "") -> None:
             continue  # for yacs to refuse, unless the node takes new keys
         old = cfg[name]
         if isinstance(old, CfgNode):
-            require(isinstance(value, CfgNode), f"{key} is a section: expected keys below it, found {value!r}")
+            require(isinstance(value, CfgNode), f"{key} is a section: expected keys below it, found {value!r:.80}")
             _refuse_misfits(value, old, f"{key}.")
         elif old is not None:
             require(not isinstance(value, CfgNode), f"{key} takes {_kind(old)}, found a section with keys below it")
