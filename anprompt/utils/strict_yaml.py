@@ -35,7 +35,12 @@ def load(text: str) -> Any:
         raise ValueError(_one_line(error, text)) from error
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:  # PyYAML's answers to "!!bool 7" and the like
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # PyYAML's answers to "!!bool 7" and the like
         raise ValueError(f"a value is not of the type that its tag (!!) names ({error})") from error
 
 
