@@ -12,7 +12,9 @@ class FGVCAircraft(SplitDataset):
     image_folder = "images"
 
     def read(self) -> Parts:
-        path, lines, labels = os.path.join(self.dataset_dir, "variants.txt"), {}, {}
+        path = os.path.join(self.dataset_dir, "variants.txt")
+        lines: dict[str, int] = {}
+        labels: dict[str, int] = {}
         for label, (number, variant) in enumerate(numbered_lines(path)):
             require_first(path, variant, number, lines)
             labels[variant] = label

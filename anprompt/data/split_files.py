@@ -201,12 +201,6 @@ def write_pickle(parts: Mapping[str, Sequence[Any]], path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- few-shot subsets
 
 
-def read_cache(path: Path) -> dict[str, list[Entry]] | None:
-    """Entries of a few-shot subset by part: from the pickle, else from the JSON beside it; None without either."""
-    source = subset_file(path)
-    return None if source is None else read_subset(source)
-
-
 def subset_file(path: Path) -> Path | None:
     """The file that a few-shot subset is read from: the pickle, else the JSON beside it; None without either."""
     return next((file for file in (path, path.with_suffix(".json")) if file.is_file()), None)
