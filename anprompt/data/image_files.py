@@ -38,22 +38,28 @@ class LeftOut:
 
     def remarks(self) -> Iterator[Remark]:
         """One for each reason why something is left out."""
-        if self.others:
-            endings = Counter(os.path.splitext(path)[1].lower() or "none" for path in self.others)
+        others, deeper, loose, folders = (
+            [printable(path) for path in paths] for paths in (self.others, self.deeper, self.loose, self.folders)
+        )
+        if others:
+            endings = Counter(os.path.splitext(path)[1].lower() or "none" for path in others)
             shown = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(5))
-            what = f"{len(self.others):,} files in class folders are left out, not an image by their endings ({shown})"
-            fix = f"images among them need one of the endings {' '.join(ENDINGS)}"
-            yield Remark("left out", what, fix, self.others)
-        if self.deeper:
-            what = f"{len(self.deeper):,} images are left out, in folders within a class folder"
-            yield Remark("left out", what, "move them up into the folder of their class", self.deeper)
-        if self.loose:
-            what = f"{len(self.loose):,} images are left out, in no class folder"
-            yield Remark("left out", what, "move them into the folder of their class", self.loose)
-        if self.folders:
-            what = f"{len(self.folders):,} folders with class folders are left out, called neither train, val nor test"
-            fix = "rename them if they are one of these, such as valid/ to val/"
-            yield Remark("left out", what, fix, self.folders)
+            what = f"{len(others):,} files in class folders are left out, not an image by their endings ({shown})"
+            yield Remark("left out", what, f"images among them need one of the endings {' '.join(ENDINGS)}", others)
+        if deeper:
+            what = f"{len(deeper):,} images are left out, in folders within a class folder"
+            yield Remark("left out", what, "move them up into the folder of their class", deeper)
+        if loose:
+            what = f"{len(loose):,} images are left out, in no class folder"
+            yield Remark("left out", what, "move them into the folder of their class", loose)
+        if folders:
+            what = f"{len(folders):,} folders with class folders are left out, called neither train, val nor test"
+            yield Remark("left out", what, "rename them if they are one of these, such as valid/ to val/", folders)
+
+
+def printable(path: str) -> str:
+    """``path``, or with escapes where a terminal or a text file could not take it as it is."""
+    return path if path.isprintable() else ascii(path)[1:-1]
 
 
 def class_folders(place: str, left_out: LeftOut) -> list[str]:

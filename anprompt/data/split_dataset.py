@@ -220,7 +220,8 @@ class SplitDataset(DatasetBase):
         twice = next((path for path, count in Counter(item.impath for item in drawn).items() if count > 1), None)
         if twice is not None:
             raise ValueError(f"holds {twice} more than once in its {part} images")
-        there, kept = Counter(item.label for item in items), Counter(item.label for item in drawn)
+        there = Counter({item.impath: item.label for item in items}.values())  # an image that is listed twice is one
+        kept = Counter(item.label for item in drawn)
         names = {item.label: item.classname for item in items}
         for label in sorted(there):
             least = min(self.shots_of(part, shots), there[label])

@@ -76,6 +76,16 @@ def test_other_endings_are_counted(tmp_path, caplog):
     assert len(told(tmp_path, caplog, "left out", words).train_x) == 18
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems take no such names")
+def test_names_that_no_terminal_takes_are_counted_with_escapes(tmp_path, caplog):
+    fakes.make_folders(tmp_path)
+    for name in (b"caf\xe9.txt", b"a\x1b[2J.txt"):
+        (tmp_path / "mine/train/ant" / os.fsdecode(name)).write_bytes(b"")
+    told(tmp_path, caplog, "left out", "2 files in class folders")
+    (finding,) = findings(tmp_path)
+    assert [os.path.basename(file) for file in finding.files] == ["a\\x1b[2J.txt", "caf\\udce9.txt"]
+
+
 def test_deeper_folders_are_counted(tmp_path, caplog):
     fakes.make_folders(tmp_path)
     place = tmp_path / "mine/train/ant/more/deep"
