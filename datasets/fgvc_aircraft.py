@@ -2,7 +2,7 @@
 
 import os
 
-from anprompt.data.split_dataset import Parts, SplitDataset, place_items, read_lines
+from anprompt.data.split_dataset import Parts, SplitDataset, numbered_lines, place_items, read_lines, require_first
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 
@@ -12,8 +12,12 @@ class FGVCAircraft(SplitDataset):
     image_folder = "images"
 
     def read(self) -> Parts:
-        variants = read_lines(os.path.join(self.dataset_dir, "variants.txt"))
-        labels = {variant: label for label, variant in enumerate(variants)}
+        path = os.path.join(self.dataset_dir, "variants.txt")
+        lines: dict[str, int] = {}
+        labels: dict[str, int] = {}
+        for label, (number, variant) in enumerate(numbered_lines(path)):
+            require_first(path, variant, number, lines)
+            labels[variant] = label
         return {part: self.read_list(f"images_variant_{part}.txt", labels) for part in ("train", "val", "test")}
 
     def read_list(self, name: str, labels: dict[str, int]) -> list[Datum]:

@@ -110,7 +110,10 @@ class Backbone:
         for row, text in zip(ids, texts, strict=True):
             tokens = [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
             if len(tokens) > length:
-                raise ValueError(f'text needs {len(tokens)} tokens but {self.name} takes {length}; shorten "{text}"')
+                raise ValueError(
+                    f"text needs {len(tokens)} tokens but {self.name} takes {length}; shorten the class name in it, "
+                    f'or the sentence around it where that is yours: "{text}"'
+                )
             row[: len(tokens)] = torch.tensor(tokens)
         return ids
 

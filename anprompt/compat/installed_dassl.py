@@ -323,6 +323,29 @@ def _print_the_older_end() -> None:
     SimpleTrainer.after_train = after_train
 
 
+# ---------------------------------------------------------------------------------------------- images
+
+
+def _reads_16_bits() -> bool:
+    """White stays white and grey stays grey where an image has 16 bits; Pillow cuts at 255."""
+    import numpy
+    from PIL import Image
+
+    from dassl.utils import read_image
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "grey.png")
+        Image.fromarray(numpy.full((2, 2), 128 * 257, numpy.uint16)).save(path)
+        return read_image(path).getpixel((0, 0)) == (128, 128, 128)
+
+
+def _repair_read_image() -> None:
+    """The bundled one; where Dassl's tries a damaged file over and over, it also ends, with the file's name."""
+    import dassl.utils
+
+    _replace(dassl.utils.read_image, _bundled("dassl.utils").read_image)
+
+
 # ---------------------------------------------------------------------------------------------- augmentation
 
 RANDAUGMENT = "dassl.data.transforms.randaugment"
@@ -361,6 +384,7 @@ REPAIRS: tuple[tuple[str, Callable[[], bool], Callable[[], None]], ...] = (
     ("checkpoint reader", _reader_reads_warmup_checkpoints, _repair_reader),
     ("load_model", _load_model_takes_last_epoch, _repair_load_model),
     ("end-of-training line", _both_generations_of_parsers_see_the_end, _print_the_older_end),
+    ("images of 16 bits", _reads_16_bits, _repair_read_image),
     ("RandAugment", _solarize_add_works, functools.partial(_provide_numpy_int, RANDAUGMENT)),
     ("AutoAugment", _policies_work, functools.partial(_provide_numpy_int, AUTOAUGMENT)),
 )

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 from anprompt.data.device_images import DeviceImages
 from anprompt.data.test_images import CachedImages, CachingLoader
 from anprompt.data.train_images import KeptImages
+from anprompt.data.workers import name_shortage
 from dassl.data import DatasetWrapper
 
 try:
@@ -104,7 +105,7 @@ class StayingLoader(DataLoader):
         if prepare is not None:
             prepare()
         if not self.num_workers or self.worker_init_fn is not None or numpy_seed is None or self._is_under_way():
-            return super().__iter__()
+            return name_shortage(super().__iter__(), self.num_workers)
         if self._staying is None:
             self._seeds = SeededSampler(self.sampler)
             options = arguments(self) | {"sampler": self._seeds, "persistent_workers": True}
@@ -122,7 +123,7 @@ class StayingLoader(DataLoader):
 
     def _batches(self, batches: Iterator[Any]) -> Generator[Any, None, None]:
         try:
-            yield from batches
+            yield from name_shortage(batches, self.num_workers)
         except BaseException:  # left early, a mistake, Ctrl-C: whatever state the workers are in goes with them
             self.stop()
             raise

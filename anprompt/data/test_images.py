@@ -27,11 +27,12 @@ from torchvision import transforms as T
 from tqdm import tqdm
 
 from anprompt.data.train_images import Images, in_threads, is_plain, size_of
+from anprompt.data.workers import name_shortage
 from anprompt.utils import distributed
 from anprompt.utils.files import held, is_held, remove_leftovers
 from dassl.utils import read_image
 
-LAYOUT = "1"  # to be raised where what is stored for the same images changes
+LAYOUT = "2"  # to be raised where what is stored for the same images changes
 DECODERS = ("jpg", "libjpeg_turbo", "jpg_2000", "webp", "libtiff")
 PROBLEM = "cache problem"  # key of a batch: why an image could not be stored, "" where it was
 PART = re.compile(r"[0-9a-f]{40}\.[0-9a-f]{32}\.part")  # names of unfinished files
@@ -288,7 +289,7 @@ class CachingLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         images: CachedImages = self.dataset  # type: ignore[assignment]
         images.prepare()
-        batches = super().__iter__()
+        batches = name_shortage(super().__iter__(), self.num_workers)
         return self._filling(images, batches) if images.file and images.file.part else batches
 
     def _filling(self, images: CachedImages, batches: Iterator[Any]) -> Iterator[Any]:

@@ -8,21 +8,23 @@ import hashlib
 import os
 import re
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from PIL import Image
 from tqdm import tqdm
 
-from anprompt.data.split_files import Entry, label_faults, read_cache, read_pickle, read_twin
+from anprompt.data.image_files import Remark
+from anprompt.data.split_files import Entry, distinct, label_faults, read_pickle, read_subset, read_twin, subset_file
 from anprompt.doctor.annotations import annotated_labels
 from anprompt.doctor.known_counts import KNOWN_COUNTS
-from anprompt.doctor.report import DELETE, DOCS, FETCH, Problem, Report
+from anprompt.doctor.report import DELETE, FETCH, Problem, Report
+from dassl.utils import read_image
 
+WHOLE = ("DecompressionBombError", "UnknownWhite")  # why an image that is not damaged cannot be decoded
 CHUNK = 2048  # images that wait for a thread at one time
 
 Parts = Mapping[str, Sequence[Any]]  # lists of items with impath, label and classname
@@ -35,12 +37,14 @@ class Reader(Protocol):
     image_dir: str
     listing: str
     sampled: tuple[str, ...]
+    mend: str
+    noticed: Iterable[Remark]
 
     def check_folders(self) -> None: ...
     def read(self) -> Any: ...
     def list_images(self) -> Any: ...
-    def find_cached(self, cached: Any, part: str, items: Any, cache: Path) -> Any: ...
-    def shots_of(self, part: str, shots: int) -> int: ...
+    def remarks(self, parts: Any) -> Iterable[Remark]: ...
+    def kept_subset(self, parts: Any, shots: int, cache: Path) -> Any: ...
     def relative(self, item: Any) -> str: ...
 
 
@@ -56,27 +60,27 @@ def examine(reader: Reader, name: str, required: bool = False, quick: bool = Fal
     report = Report(name, reader.dataset_dir, found=Path(reader.dataset_dir).is_dir())
     if not report.found:
         if required:
-            report.problems.append(Problem("error", "missing", f"there is no folder {reader.dataset_dir}", DOCS))
+            report.problems.append(Problem("error", "missing", f"there is no folder {reader.dataset_dir}", reader.mend))
         return report
     try:
         reader.check_folders()
         parts = reader.list_images()
     except OSError as error:
-        report.problems.append(Problem("error", "incomplete", str(error), FETCH))
+        report.problems.append(Problem("error", "incomplete", str(error), reader.mend))
         return report
     except ValueError as error:
-        report.problems.append(Problem("error", "damaged", str(error), FETCH))
+        report.problems.append(Problem("error", "damaged", str(error), reader.mend))
         return report
     report.classes = len({item.label for items in parts.values() for item in items})
     report.images = {part: len(items) for part, items in parts.items()}
     report.problems = [
-        *label_problems(parts),
+        *label_problems(reader, parts),
+        *remark_problems(reader.remarks(parts)),
         *count_problems(type(reader).__name__, report),
         *annotation_problems(reader, parts),
         *listing_problems(reader, parts),
         *cache_problems(reader, parts),
-        *path_duplicates(parts),
-        *image_problems(parts, name, quick),
+        *image_problems(reader, parts, name, quick),
     ]
     return report
 
@@ -84,13 +88,17 @@ def examine(reader: Reader, name: str, required: bool = False, quick: bool = Fal
 # ---------------------------------------------------------------------------------------------- labels and counts
 
 
-def label_problems(parts: Parts) -> Iterator[Problem]:
-    """Gaps, classes with two names, classes that are tested but not trained."""
+def label_problems(reader: Reader, parts: Parts) -> Iterator[Problem]:
+    """Gaps, classes with two names or none, classes that are tested but not trained, images with two labels."""
     faults = list(label_faults(parts))
     if faults:
-        yield Problem(
-            "error", "labels", "labels and classes do not fit", f"restore what is gone: {FETCH}", files=faults
-        )
+        yield Problem("error", "labels", "labels and classes do not fit", reader.mend, files=faults)
+
+
+def remark_problems(remarks: Iterable[Remark]) -> Iterator[Problem]:
+    """What a run says in its log."""
+    for kind, what, fix, files in remarks:
+        yield Problem("warning", kind, what, fix, files=files)
 
 
 def count_problems(registry_name: str, report: Report) -> Iterator[Problem]:
@@ -122,7 +130,7 @@ def annotation_problems(reader: Reader, parts: Parts) -> Iterator[Problem]:
             "error",
             "annotations",
             f"{len(other):,} of {len(images):,} images have another label in the split file than in their annotations",
-            f"the files bear other names than in the original: look for another copy; {DOCS}",
+            f"the files bear other names than in the original: look for another copy; {reader.mend}",
             files=other,
         )
 
@@ -130,47 +138,26 @@ def annotation_problems(reader: Reader, parts: Parts) -> Iterator[Problem]:
 # ---------------------------------------------------------------------------------------------- images
 
 
-def distinct(parts: Parts) -> Iterator[tuple[str, Any]]:
-    """``(part, item)`` of all images; a part that is another one's list again (ImageNet tests on val) counts once."""
-    seen: list[int] = []
-    for part, items in parts.items():
-        if id(items) not in seen:
-            seen.append(id(items))
-            yield from ((part, item) for item in items)
-
-
-def path_duplicates(parts: Parts) -> Iterator[Problem]:
-    """The same file in two parts."""
-    parts_of = defaultdict(set)
-    for part, item in distinct(parts):
-        parts_of[item.impath].add(part)
-    twice = [f"{path} ({', '.join(sorted(found))})" for path, found in parts_of.items() if len(found) > 1]
-    if twice:
-        yield Problem(
-            "warning",
-            "duplicates",
-            f"images that are listed in two parts: {len(twice):,}",
-            "a mistake of the split unless it is the published one: take them out of one part",
-            files=sorted(twice),
-        )
-
-
-def image_problems(parts: Parts, name: str, quick: bool) -> Iterator[Problem]:
+def image_problems(reader: Reader, parts: Parts, name: str, quick: bool) -> Iterator[Problem]:
     """Files that are not there, that do not decode, and pictures that are in two parts under different names."""
     paths = sorted({item.impath for _, item in distinct(parts)})
     missing = {path for path in paths if not os.path.isfile(path)}
     if missing:
         what = f"{len(missing):,} of {len(paths):,} images are missing"
-        yield Problem("error", "missing images", what, FETCH, files=sorted(missing))
+        windows = os.sep == "/" and any("\\" in reader.relative(item) for _, item in distinct(parts))
+        fix = "their list was written on Windows: put / for every \\ in it" if windows else reader.mend
+        yield Problem("error", "missing images", what, fix, files=sorted(missing))
     if quick:
         return
     digests, damaged = open_images([path for path in paths if path not in missing], name)
     if damaged:
+        # What is too large, or of numbers that may mean anything, is whole: another copy would be no better.
+        whole = any(reason.startswith(WHOLE) for reason in damaged.values())
         yield Problem(
             "error",
             "unreadable images",
             f"{len(damaged):,} of {len(paths):,} images cannot be decoded",
-            FETCH,
+            f"store those that are whole in a size and form that can be read; {reader.mend}" if whole else reader.mend,
             files=[f"{path} ({reason})" for path, reason in sorted(damaged.items())],
         )
     yield from content_duplicates(parts, digests)
@@ -194,11 +181,11 @@ def open_images(paths: Sequence[str], name: str) -> tuple[dict[str, bytes], dict
 def open_image(path: str) -> tuple[bytes, str]:
     """Hash of the file, and why it cannot be decoded ("" if it can)."""
     try:
-        with Image.open(path) as image:
-            image.convert("RGB")
+        read_image(path)
         return hashlib.sha256(Path(path).read_bytes()).digest(), ""
     except Exception as error:  # decoders raise anything
-        return b"", f"{type(error).__name__}: {error}"
+        cause = error.__cause__ or error
+        return b"", f"{type(cause).__name__}: {cause}"
 
 
 def content_duplicates(parts: Parts, digests: Mapping[str, bytes]) -> Iterator[Problem]:
@@ -235,6 +222,7 @@ def listing_problems(reader: Reader, parts: Parts) -> Iterator[Problem]:
     except (OSError, ValueError) as error:
         yield stale(str(error), kept)
         return
+    yield from remark_problems(remark for remark in reader.noticed if remark.kind == "renamed classes")
     there, named = (
         {(item.impath, item.label, item.classname) for _, item in distinct(images)} for images in (parts, listed)
     )
@@ -246,39 +234,31 @@ def listing_problems(reader: Reader, parts: Parts) -> Iterator[Problem]:
 
 
 def cache_problems(reader: Reader, parts: Parts) -> Iterator[Problem]:
-    """Few-shot subsets that are damaged, belong to other data, or are too small; JSON twins that differ."""
+    """Few-shot subsets that a run would refuse, or that were written elsewhere; JSON twins that differ."""
     folder = Path(reader.dataset_dir, "split_fewshot")
     caches = {file.with_suffix(".pkl") for file in folder.glob("shot_*-seed_*") if file.suffix in (".pkl", ".json")}
     for cache in sorted(caches) if reader.sampled else ():
         twin = cache.with_suffix(".json")
         try:
-            cached = read_cache(cache) or {}
-            found = {part: reader.find_cached(cached, part, parts[part], cache) for part in reader.sampled}
-            require_shots(reader, cache, found, parts)
+            found = reader.kept_subset(parts, shots_of(cache), cache) or {}
         except (OSError, ValueError) as error:
             yield stale(str(error), cache, twin)
             continue
-        if cache.is_file() and is_moved(reader, cached):
+        if cache.is_file() and is_moved(reader, read_subset(cache)):
             yield moved(cache)
         if cache.is_file() and twin.is_file() and not is_twin(reader, found, twin):
             what = f"{twin} differs from the pickle, which is used"
             yield Problem("warning", "stale cache", what, DELETE, stale=[twin])
 
 
-def require_shots(reader: Reader, cache: Path, found: Parts, parts: Parts) -> None:
-    """Every class has as many images as the name of the cache says, or all that there are; ValueError otherwise."""
+def shots_of(cache: Path) -> int:
+    """Images per class of a few-shot subset, from its name."""
     shots = re.match(r"shot_(\d+)-", cache.name)
     if shots is None:
-        raise ValueError(f"{cache} has no number in its name, expected shot_<images per class>-seed_<seed>")
-    for part, items in found.items():
-        wanted = reader.shots_of(part, int(shots[1]))
-        there, drawn = Counter(item.label for item in parts[part]), Counter(item.label for item in items)
-        for label in sorted(there):
-            if drawn[label] != min(wanted, there[label]):
-                raise ValueError(
-                    f"{cache} holds {drawn[label]} {part} images with label {label}, "
-                    f"expected {min(wanted, there[label])}"
-                )
+        raise ValueError(
+            f"{subset_file(cache)} has no number in its name, expected shot_<images per class>-seed_<seed>"
+        )
+    return int(shots[1])
 
 
 def is_twin(reader: Reader, found: Parts, twin: Path) -> bool:

@@ -8,11 +8,11 @@ Both map a class name to a list of sentences, so one reader serves both; it look
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from anprompt.prompts.templates import class_text
+from anprompt.utils import strict_json
 
 # Registry name -> key in CoPrompt's file names. Any other dataset uses its registry name in lower case.
 _KEYS = {
@@ -80,9 +80,9 @@ def _find_file(folder: Path, dataset_name: str) -> Path:
 
 def _read_entries(path: Path) -> dict[str, object]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # covers malformed JSON and bytes that are not UTF-8
-        raise ValueError(f"{path} is not a JSON file: {error}") from None
+        entries = strict_json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # covers malformed JSON, a class that is there twice, and bytes that are not UTF-8
+        raise ValueError(f"{path} is not a JSON file that can be used: {error}") from None
     if not isinstance(entries, dict):
         raise ValueError(f"{path} must map class names to lists of sentences, but holds a {type(entries).__name__}")
     return entries

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from anprompt.table.core import Cell, Difference, Stat, Table
-from anprompt.utils.text import printable
 from anprompt.table.names import with_shown_names
+from anprompt.utils.text import printable
 
 SPECIAL_IN_LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
 

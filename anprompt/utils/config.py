@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
+from anprompt.utils import strict_yaml
 from anprompt.utils.files import require_file
 from anprompt.utils.suggest import suggest
 
@@ -23,6 +23,9 @@ DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
 YAML_DATA = "ImageFolder"  # DATASET.NAME of data that nothing but a YAML file describes
 WHOLE = re.compile(r"[+-]?\d+")
 YAML_SUFFIXES = (".yaml", ".yml", "")
+AS_MANY = ("INPUT.SIZE", "INPUT.RRCROP_SCALE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")  # numbers as the default has
+# What Python's reader of literals raises, besides ValueError, for "{[]: 1}" and for thousands of brackets.
+UNREADABLE = (TypeError, RecursionError, MemoryError)
 
 
 SHARED_KEYS: dict[str, dict[str, Any]] = {
@@ -87,7 +90,8 @@ def merge_file(cfg: CfgNode, path: str) -> None:
 
     Raises:
         FileNotFoundError: names the YAML files of that folder that come close.
-        ValueError: not YAML, an unknown key (names close ones), or a value of another type.
+        ValueError: not YAML, or YAML that contradicts itself (see :mod:`strict_yaml`), an unknown key (names close
+            ones), no value, or a value of another type.
     """
     file = Path(path)
     require_file(file, "the config file")
@@ -98,15 +102,15 @@ def merge_file(cfg: CfgNode, path: str) -> None:
             f"the config file {path} has another ending than .yaml or .yml: only YAML is read, and no Python"
         )
     try:
-        with file.open(encoding="utf-8") as stream:
-            given = cfg.load_cfg(stream)  # an AttributeError where there are no keys
+        given = CfgNode(strict_yaml.load(file.read_text(encoding="utf-8")))  # an AttributeError without keys
+        _refuse_misfits(given, cfg)
         _widen(given, cfg)
         cfg.merge_from_other_cfg(given)
     except KeyError as error:
         raise ValueError(f"{path}: {unknown_key(_named_key(error), cfg)}") from error
     except AttributeError as error:
         raise ValueError(f"{path}: expected YAML keys such as OPTIM: with values below them") from error
-    except (ValueError, AssertionError, yaml.YAMLError) as error:
+    except (ValueError, AssertionError, *UNREADABLE) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
@@ -114,7 +118,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     """``cfg.merge_from_list`` for users: ``KEY VALUE`` pairs, as typed after all flags; whole numbers as in files.
 
     Raises:
-        ValueError: an odd number of words, an unknown key (names close ones), or a value of another type.
+        ValueError: an odd number of words, an unknown key (names close ones), no value, or one of another type.
     """
     flags = [word for word in overrides if word.startswith("--")]
     if flags:
@@ -127,8 +131,36 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         old = dict(leaves(cfg))[key]
         try:
             cfg.merge_from_list([key, f"{value}.0" if isinstance(old, float) and WHOLE.fullmatch(value) else value])
-        except ValueError as error:
-            raise ValueError(f"{key} takes a {type(old).__name__}, such as {old!r}, got {value!r}") from error
+        except (ValueError, *UNREADABLE) as error:
+            raise ValueError(f"{key} takes {_kind(old)}, got {value!r:.80}") from error
+        _require_fit(key, dict(leaves(cfg))[key], old)
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}, such as {value!r}"
+
+
+def _refuse_misfits(given: CfgNode, cfg: CfgNode, section: str = "") -> None:
+    """What yacs takes, or answers with a whole tree: a value in place of a section, the reverse, and no value."""
+    for name, value in given.items():
+        key = f"{section}{name}"
+        if name not in cfg:
+            continue  # for yacs to refuse, unless the node takes new keys
+        old = cfg[name]
+        if isinstance(old, CfgNode):
+            require(isinstance(value, CfgNode), f"{key} is a section: expected keys below it, found {value!r:.80}")
+            _refuse_misfits(value, old, f"{key}.")
+        elif old is not None:
+            require(not isinstance(value, CfgNode), f"{key} takes {_kind(old)}, found a section with keys below it")
+            _require_fit(key, value, old)
+
+
+def _require_fit(key: str, value: Any, old: Any) -> None:
+    """yacs takes None for everything, and a sequence of any length."""
+    require(value is not None or old is None, f"{key} has no value: it takes {_kind(old)}")
+    if key in AS_MANY and isinstance(value, list | tuple):
+        numbers = all(isinstance(number, int | float) for number in value)
+        require(numbers and len(value) == len(old), f"{key} takes {len(old)} numbers, such as {old!r}, got {value!r}")
 
 
 def _near(file: Path) -> str:
@@ -147,6 +179,14 @@ def _widen(given: CfgNode, cfg: CfgNode) -> None:
             _widen(value, old)
         elif type(value) is int and isinstance(old, float):
             given[key] = float(value)
+
+
+def require_text(cfg: CfgNode) -> None:
+    """Raise a ValueError where a value holds bytes that are not UTF-8: a path, as the shell gave it."""
+    for key, value in leaves(cfg):
+        for text in value if isinstance(value, list | tuple) else [value]:
+            encodable = not isinstance(text, str) or text == text.encode("utf-8", "replace").decode()
+            require(encodable, f"{key} {text!r} is not UTF-8: rename the file or folder")
 
 
 def unknown_key(key: str, cfg: CfgNode) -> str:

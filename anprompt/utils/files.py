@@ -29,7 +29,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and move it into place on success.
 
     A process killed in between leaves the old file untouched; an error removes the temporary file, and what a killed
-    process leaves is for :func:`remove_leftovers`.
+    process leaves is for :func:`remove_leftovers`. An OSError of the system that names no file, such as that of a full
+    disk, names ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +41,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             os.replace(temporary, path)
+        except OSError as error:
+            if error.errno is not None and error.filename is None:
+                error.filename = str(path)
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 

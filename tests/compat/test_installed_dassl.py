@@ -79,6 +79,12 @@ def after_train(self):
 SimpleTrainer.after_train = after_train
 """
     },
+    "read_image": {
+        "utils/tools.py": """
+def read_image(path):
+    return Image.open(path).convert("RGB")
+""",
+    },
     "randaugment": {
         "data/transforms/randaugment.py": """
 def SolarizeAdd(image, addition=0, threshold=128):
@@ -378,6 +384,25 @@ assert repair_installed_dassl() == ("RandAugment",)
 """,
         install(tmp_path, "randaugment"),
     )
+
+
+def test_images_of_16_bits_are_no_longer_white(tmp_path):
+    output = succeed(
+        """
+import json, numpy, sys
+import dassl.data.data_manager as importer
+import anprompt
+from anprompt.compat.installed_dassl import repair_installed_dassl
+from dassl.utils import read_image
+from PIL import Image
+
+Image.fromarray(numpy.full((2, 2), 100 * 257, numpy.uint16)).save("PATH")
+pixels = [reader("PATH").getpixel((0, 0)) for reader in (read_image, importer.read_image)]
+print(json.dumps([pixels, repair_installed_dassl()]))
+""".replace("PATH", str(tmp_path / "a.png")),
+        install(tmp_path, "read_image"),
+    )
+    assert json.loads(output.splitlines()[-1]) == [[[100, 100, 100]] * 2, ["images of 16 bits"]]
 
 
 def test_autoaugment_needs_no_numpy_int(tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import datasets
 from anprompt.data.split_dataset import check_labels, make_datum
-from anprompt.data.split_files import read_cache, read_pickle
+from anprompt.data.split_files import read_pickle, read_subset
 from anprompt.doctor.checks import examine, open_image
 from anprompt.utils.config import add_shared_cfg
 from dassl.config import get_cfg_default
@@ -192,7 +192,7 @@ def test_json_twins(tmp_path, content):
     twin = tmp_path / "shot_1-seed_1.json"
     twin.write_bytes(content)
     try:
-        read_cache(twin.with_suffix(".pkl"))
+        read_subset(twin)
     except ValueError as error:
         assert str(twin) in str(error) and "Delete it" in str(error)
     assert twin.read_bytes() == content

@@ -183,7 +183,7 @@ ERRORS = {
     "small cache": (
         edit_pickle(CACHE, lambda parts: parts["train"].pop()),
         "stale cache",
-        "holds 3 train images with label 2, expected 4",
+        "holds 3 train images of 'kind 2' (label 2), expected 4",
     ),
     "no class folder": (
         lambda root: (shutil.rmtree(root / "imagenet/images/train/n01443537"), (root / LISTING).unlink()),
@@ -194,7 +194,7 @@ ERRORS = {
     "old listing": (
         edit_pickle(LISTING, lambda parts: vars(parts["train"][0]).update(_impath="/x/train/n01440764/gone.JPEG")),
         "stale cache",
-        "names 1 images that are not there so and lacks 1",
+        "preprocessed.pkl lacks 1 images that are in",
     ),
     "cut listing": (cut(LISTING), "stale cache", "cannot read"),
 }

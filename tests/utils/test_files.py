@@ -1,5 +1,6 @@
 """Files that are whole or not there; what killed processes leave, and what living ones are about to finish."""
 
+import errno
 import os
 import socket
 import stat
@@ -169,3 +170,15 @@ def test_what_is_no_file_is_told_by_its_kind(tmp_path):
     (tmp_path / "file").write_text("")
     require_file(tmp_path / "file", "the list")
     require_file(tmp_path / "absent", "the list")
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(OSError, match=r"\[Errno 28\].*a\.json"), atomic_path(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_named_file_stays_named(tmp_path):
+    with pytest.raises(OSError, match=r"\[Errno 28\].*other"), atomic_path(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "other")

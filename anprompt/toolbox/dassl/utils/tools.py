@@ -56,19 +56,49 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
 
 
 def read_image(path: str) -> Image.Image:
-    """The image as RGB.
+    """The image as RGB, eight bits per channel. Of 16 bits the upper eight count, rounded: white stays white.
 
     Raises:
         FileNotFoundError: no such file.
-        OSError: damaged; the message names the file.
+        OSError: damaged, too large, or of numbers whose white nobody knows; the message names the file.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise
+            return _rgb(image)
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise OSError(f'the image "{path}" has more than {limit:,} pixels: store it smaller') from error
+    except UnknownWhite as error:
+        raise OSError(f'cannot read the image "{path}" ({error}): store it with 8 or 16 bits') from error
+    except MemoryError as error:
+        raise OSError(f'not enough memory for the image "{path}": store it smaller, or use fewer workers') from error
     except Exception as error:  # a decoder may raise anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system names the file and the cause: it is missing, no permission, too many open files
         raise OSError(f'cannot read the image "{path}" ({error}): unpack or fetch it again') from error
+
+
+class UnknownWhite(Exception):
+    """Numbers that may mean any brightness."""
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion cuts what is above 255: a picture of 16 bits would be white, one of floats black."""
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if sixteen_bits:
+        white = 2 ** _bits(image) - 1
+        pixels = np.asarray(image).astype(np.int64)
+        return Image.fromarray(((pixels * 255 + white // 2) // white).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        numbers = "floating-point numbers" if image.mode == "F" else "whole numbers of 32 bits"
+        raise UnknownWhite(f"its pixels are {numbers}, which do not say what is white")
+    return image.convert("RGB")
+
+
+def _bits(image: Image.Image) -> int:
+    """Those of a grey pixel: TIFF knows 12 beside 16, and Pillow keeps both in 16."""
+    tags = getattr(image, "tag_v2", {})
+    return next(iter(tags.get(258, (16,))))  # BitsPerSample
 
 
 def download_url(url: str, dst: str) -> None:

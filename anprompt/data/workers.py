@@ -1,0 +1,28 @@
+"""What a loader's worker processes run out of, told as such."""
+
+from collections.abc import Iterator
+from typing import Any
+
+# PyTorch's words where a worker cannot place a batch in shared memory, or was killed for that.
+SHARED_MEMORY = ("out of shared memory", "shared memory object", "file </torch_")
+
+
+def name_shortage(batches: Iterator[Any], workers: int) -> Iterator[Any]:
+    """``batches``, from worker processes if there are any.
+
+    Raises:
+        OSError: there is not enough shared memory for them.
+    """
+    return _naming(batches, workers) if workers else batches
+
+
+def _naming(batches: Iterator[Any], workers: int) -> Iterator[Any]:
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if not any(words in str(error) for words in SHARED_MEMORY):
+            raise
+        raise OSError(
+            f"shared memory (/dev/shm) is too small for the batches of {workers} workers: lower "
+            "DATALOADER.NUM_WORKERS (0 needs none) or the batch size, or give a container more (--shm-size)"
+        ) from error
