@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from anprompt.utils.text import printable
 from dassl.evaluation.build import EVALUATOR_REGISTRY
 from dassl.utils import mkdir_if_missing
 
@@ -86,7 +85,8 @@ class Classification(EvaluatorBase):
             hits = predictions[labels == label] == label
             total, correct = len(hits), int(hits.sum())
             accuracies.append(100.0 * correct / total)
-            name = printable(self._lab2cname[label])
+            # From a file: no character of it acts on the terminal.
+            name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in self._lab2cname[label])
             print(f"* class: {label} ({name})\ttotal: {total:,}\tcorrect: {correct:,}\tacc: {accuracies[-1]:.1f}%")
         average = sum(accuracies) / len(accuracies)
         print(f"* average: {average:.1f}%")

@@ -12,10 +12,10 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from anprompt.utils.files import BEST
 from dassl.utils.legacy import load_legacy
 from dassl.utils.tools import mkdir_if_missing
 
+BEST = "model-best.pth.tar"  # the checkpoint that validation chose
 POINTER = "checkpoint"  # text file beside the checkpoints that names the one saved last
 
 
