@@ -17,7 +17,6 @@ from tests.helpers import REPOSITORY
 from tests.helpers.no_fetching import NoFetching
 from tests.helpers.peer_oracle import gaussian_average
 from tests.helpers.runs import Killed, assert_equal, fewer_test_images, finish, start, weights
-from trainers import mmrl
 
 PEERS = {
     "CoOp": [],
@@ -284,17 +283,34 @@ def test_headline_of_mmrl_on_its_own_classes_is_fused(peer_cfg):
     assert trainer.headline() == "fused"
 
 
-def test_width_of_mmrl_on_other_data_is_that_of_the_training_run(peer_cfg, monkeypatch):
+def test_width_of_mmrl_on_other_data_is_that_of_the_training_run(peer_cfg):
     """As from ImageNet (512) to EuroSAT, whose own runs have 2,048."""
     cfg = peer_cfg("MMRL")
     trained = save_untrained(cfg)
-    monkeypatch.setitem(mmrl.REP_DIMS, "Shapes", 2048)
-    other = start(peer_cfg("MMRL", classes="new", output="other"))
+    wider = "TRAINER.MMRL.PER_DATASET.default.REP_DIM"
+    other = start(peer_cfg("MMRL", wider, "2048", classes="new", output="other"))
     assert other.model.learner.tokens.shape == (5, 2048)
     other.load_model(cfg.OUTPUT_DIR, epoch=1)
     assert_equal(weights(trained), weights(other))
     assert other.required_settings()["TRAINER.MMRL.REP_DIM"] == 512
     assert other.learnable_count == trained.learnable_count  # what results.json tells
+
+
+def test_beta_of_mmrlpp_on_other_data_is_that_of_the_training_run(peer_cfg, capsys):
+    """The authors chose one per target; a test keeps its training's unless it is asked for another."""
+    cfg = peer_cfg("MMRLpp")
+    save_untrained(cfg)
+    lower = ("TRAINER.MMRLPP.PER_DATASET.default.BETA", "0.3")
+    other = start(peer_cfg("MMRLpp", *lower, classes="new", output="other"))
+    assert other.model.beta == other.model.text_beta == 0.3
+    other.load_model(cfg.OUTPUT_DIR, epoch=1)
+    assert other.model.beta == other.model.text_beta == 0.9
+    assert "BETA 0.9, from the training run" in capsys.readouterr().out
+    asked = ("TRAINER.MMRLPP.BETA", "0.3", "TEST.TARGET_SETTINGS", "True")
+    other = start(peer_cfg("MMRLpp", *asked, classes="new", output="third"))
+    other.load_model(cfg.OUTPUT_DIR, epoch=1)
+    assert other.model.beta == other.model.text_beta == 0.3
+    assert other.target_settings == {"TRAINER.MMRLPP.BETA": {"trained": 0.9, "tested": 0.3}}
 
 
 def test_class_specific_contexts_are_refused_on_other_classes(peer_cfg):
