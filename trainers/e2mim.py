@@ -193,8 +193,8 @@ class E2MIM(PromptTrainer[DualViewCLIP]):
         node, hand_written, critic = self.cfg.TRAINER.E2MIM, self.model.hand_written, self.model.learner.critic
         soft = text
         if node.VIS.FUSE == "add":  # E7
-            means, counts = class_means(mixed, batch["labels"], len(text))
-            soft = torch.where(counts[:, None] > 0, unit(text + node.VIS.ETA * means), text)
+            means, _ = class_means(mixed, batch["labels"], len(text))  # zero where the batch has no image of a class
+            soft = unit(text + node.VIS.ETA * means)
         symmetric = node.MI.SYMMETRIC and node.MI.ESTIMATOR == "infonce"
         if node.MI.NUM_NEG:
             return sampled_infonce(critic, soft, hand_written, batch["negatives"], symmetric=symmetric)

@@ -354,6 +354,7 @@ def test_partners_come_from_the_queue_where_the_batch_has_none(e2mim_cfg):
                 assert torch.equal(mixed[i], images[i])
                 continue
             queued += not here
+            assert not torch.equal(mixed[i], images[i])  # as if it had met itself in the queue
             assert any(lies_between(mixed[i], images[i], partner) for partner in candidates)
         for image, label in zip(images, labels.tolist(), strict=True):
             seen.setdefault(label, []).append(image)
