@@ -48,7 +48,7 @@ from anprompt.prompts.mutual_information import (
     sampled_infonce,
 )
 from anprompt.prompts.prompted_clip import random_prompts, unit
-from anprompt.prompts.templates import check_template
+from anprompt.prompts.templates import KGCOOP_TEMPLATES, check_template
 from anprompt.utils.config import require
 from anprompt.utils.rng import NamedGenerators
 from anprompt.utils.settings import FIXED, Setting, Settings, number, one_of, whole
@@ -56,8 +56,6 @@ from dassl.engine import TRAINER_REGISTRY
 
 KEY = "TRAINER.E2MIM"
 FEW_CLASSES = 20  # a critic that learns memorises fewer
-# KgCoOp's sentence where it is not the family's, which says "{} texture."
-TEMPLATES = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
 
 # ---------------------------------------------------------------------------------------------- model
@@ -292,7 +290,7 @@ class E2MIM(PromptTrainer[DualViewCLIP]):
             generator=NamedGenerators(cfg.SEED)["critic"],
         )
         write = partial(context_prompts, count=count, position=node.CLASS_TOKEN_POSITION, per_class=node.CSC)
-        own = TEMPLATES.get(cfg.DATASET.NAME)
+        own = KGCOOP_TEMPLATES.get(cfg.DATASET.NAME)
         wordings = node.TEMPLATES or ([own] if own and not cfg.DATASET.TEMPLATE else [])
         return DualViewCLIP(backbone, CriticLearner(start, critic), write, wordings, node.TEST.ENSEMBLE)
 

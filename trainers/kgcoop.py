@@ -23,7 +23,7 @@ from anprompt.prompts.context import (
     words,
 )
 from anprompt.prompts.losses import similarity_loss
-from anprompt.prompts.templates import prompts_for
+from anprompt.prompts.templates import KGCOOP_TEMPLATES, prompts_for
 from anprompt.utils.settings import Setting, Settings, number, whole
 from dassl.engine import TRAINER_REGISTRY
 
@@ -34,9 +34,6 @@ SETTINGS = Settings(
     Setting("W", 8.0, number(0)),  # weight of the distance
 )
 extend_cfg = SETTINGS.extend_cfg
-
-# The authors' sentence where it is not the family's, which says "{} texture."
-TEMPLATES = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
 
 @TRAINER_REGISTRY.register()
@@ -59,7 +56,7 @@ class KgCoOp(PromptTrainer[ContextCLIP[ContextLearner]]):
         self.hand_written = self.encode_hand_written()
 
     def hand_written_prompts(self) -> list[str]:
-        own = self.cfg.DATASET.TEMPLATE or TEMPLATES.get(self.cfg.DATASET.NAME, "")
+        own = self.cfg.DATASET.TEMPLATE or KGCOOP_TEMPLATES.get(self.cfg.DATASET.NAME, "")
         return prompts_for(self.cfg.DATASET.NAME, self.dm.dataset.classnames, own)
 
     def encode_hand_written(self) -> Tensor:

@@ -324,6 +324,9 @@ _PARAPHRASES = {
     "SUN397": _SCENES,
 }
 
+# What KgCoOp's authors hold soft prompts near, where it is not the family's sentence.
+KGCOOP_TEMPLATES = {"DescribableTextures": "a photo of a {}, a type of texture."}
+
 
 def template_for(dataset_name: str, own: str = "") -> str:
     """Return the hand-written template of a dataset, by its registry name (``OxfordPets``), or the user's ``own``.
