@@ -53,9 +53,14 @@ def run_names():
                 yield f"{method}/{script} {dataset} {part}".strip(), (script, trainer, words), index
 
 
+def config(words):
+    """What train.py makes of its arguments."""
+    return train.setup_cfg(train.build_parser().parse_args(words))
+
+
 def merged(words):
-    """``{key: value}`` of the config that train.py makes of its arguments."""
-    return dict(leaves(as_plain(train.setup_cfg(train.build_parser().parse_args(words)))))
+    """``{key: value}`` of :func:`config`."""
+    return dict(leaves(as_plain(config(words))))
 
 
 def defaults():

@@ -41,7 +41,22 @@ FEW_SHOT = {method: [stem] * 5 for method, stem in BASE_TO_NEW.items()} | {
     "promptsrc": ["vit_b16_c2_ep50_batch4_4+4ctx_few_shot"] * 5,
 }
 ZERO_SHOT = {"zsclip": "ZeroshotCLIP", "zsclip2": "ZeroshotCLIP2"}
-SIMILARITY = {"anprompt": "TRAINER.ANPROMPT.LOSS.SIM_W", "mmrl": "TRAINER.MMRL.REG_WEIGHT"}
+BATCHES = {"DATALOADER.TRAIN_X.BATCH_SIZE": "32"}
+# What the protocols change in the YAML files: few-shot classification, and transfer. On ImageNet: 5 epochs otherwise.
+CHANGES = {
+    "anprompt": (BATCHES | {"OPTIM.MAX_EPOCH": "50"}, {"TRAINER.ANPROMPT.LOSS.SIM_W": "0.2"}),
+    "mmrl": (
+        BATCHES | {"OPTIM.MAX_EPOCH": "50", "TRAINER.MMRL.PER_DATASET.default.REG_WEIGHT": "0.5"},
+        {"TRAINER.MMRL.REG_WEIGHT": "0.2"},
+    ),
+    "mmrlpp": (
+        BATCHES | {"OPTIM.LR": "0.002", "OPTIM.MAX_EPOCH": "100"},
+        {
+            "TRAINER.MMRLPP.PER_DATASET.default.REG_WEIGHT": "0.2",
+            "TRAINER.MMRLPP.PER_DATASET.ImageNet.REG_WEIGHT": "0.1",
+        },
+    ),
+}
 
 
 @pytest.fixture
@@ -137,7 +152,7 @@ def test_few_shot(inline, method):
         value_after(line, "--output-dir").endswith(f"/{stem}/seed1")
         for line, stem in zip(trained(lines), stems, strict=True)
     )
-    own = {"DATALOADER.TRAIN_X.BATCH_SIZE": "32", "OPTIM.MAX_EPOCH": "50"} if method in SIMILARITY else {}
+    own = CHANGES[method][0] if method in CHANGES else {}
     shots = ("1", "2", "4", "8", "16")
     assert [overrides(line) for line in trained(lines)] == [{"DATASET.NUM_SHOTS": number} | own for number in shots]
 
@@ -145,10 +160,10 @@ def test_few_shot(inline, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_imagenet(inline, method):
     (train, _) = inline(f"{method}/base2new_train.sh", "imagenet", DATA="/d")
-    assert overrides(train).get("OPTIM.MAX_EPOCH") == ("5" if method in SIMILARITY else None)
+    assert overrides(train).get("OPTIM.MAX_EPOCH") == ("5" if method in CHANGES else None)
     lines = inline(f"{method}/few_shot.sh", "imagenet", DATA="/d")
     assert {overrides(line).get("OPTIM.MAX_EPOCH") for line in trained(lines)} == (
-        {"5"} if method in SIMILARITY else {None}
+        {"5"} if method in CHANGES else {None}
     )
     if method == "coop":
         assert {config(line) for line in trained(lines)} == {"CoOp/vit_b16_ep50.yaml"}
@@ -160,8 +175,8 @@ def test_cross_dataset(inline, method, tmp_path):
     (train, _) = inline(f"{method}/xd_train.sh", DATA="/d")
     assert config(train) == f"{yaml}.yaml"
     assert value_after(train, "--output-dir") == f"{tmp_path}/out/imagenet/{yaml}_16shots/seed1"
-    own = {"DATALOADER.TRAIN_X.BATCH_SIZE": "32", "OPTIM.MAX_EPOCH": "1", "OPTIM.WARMUP_EPOCH": "0"}
-    own = own | {SIMILARITY[method]: "0.2"} if method in SIMILARITY else {}
+    once = BATCHES | {"OPTIM.MAX_EPOCH": "1", "OPTIM.WARMUP_EPOCH": "0"}
+    own = once | CHANGES[method][1] if method in CHANGES else {}
     assert overrides(train) == {"DATASET.NUM_SHOTS": "16"} | own
     (test, _) = inline(f"{method}/xd_test.sh", "eurosat", DATA="/d")
     assert config(test) == f"{yaml}.yaml"
