@@ -71,6 +71,10 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         values = dict(leaves(as_plain(self.node(self.cfg))))
         return {f"{self.key(self.cfg)}.{key}": values[key] for key in keys}
 
+    def settings_before(self) -> dict[str, Any]:
+        """Values of settings, by yacs key, in checkpoints that are older than the settings and do not name them."""
+        return {}
+
     def adapt_to(self, settings: Mapping[str, Any]) -> None:
         """Take from a checkpoint's :meth:`required_settings` what the config leaves open."""
 
@@ -308,7 +312,7 @@ class ResumableTrainer(TrainerX, Generic[Model]):
             state["training"] = {"classes": None, "shots": None, "subset": None}
             if state["trained_on"]["dataset"] == self.cfg.DATASET.NAME:
                 state["trained_on"] = state["trained_on"] | {"dataset": dataset_id(self.cfg)}
-        there = state["settings"]
+        there = self.settings_before() | state["settings"]
         checkpoint.take_back(self.adapt_to, "settings", path, there)
         differences = [
             f"{key} {there.get(key)!r} there, {value!r} here"

@@ -136,6 +136,11 @@ class PromptTrainer(ResumableTrainer[Model]):
     def required_settings(self) -> dict[str, Any]:
         return super().required_settings() | self.own_settings(*(self.settings.fixed if self.settings else ()))
 
+    def settings_before(self) -> dict[str, Any]:
+        """A setting that is added later has what was done before as its default."""
+        rows = self.settings.rows if self.settings else ()
+        return {f"{self.key(self.cfg)}.{row.key}": row.default for row in rows if row.fixed}
+
     def hand_written_prompts(self) -> list[str]:
         """The prompt of each class from the dataset's template, or from ``DATASET.TEMPLATE``."""
         return prompts_for(self.cfg.DATASET.NAME, self.model.classnames, self.cfg.DATASET.TEMPLATE)

@@ -337,6 +337,9 @@ def test_a_missing_checkpoint_lists_what_is_there(make_cfg):
         ("NOISE_PROMPT.SOURCE", "off", r"SOURCE 'cluster' there, 'off' here"),
         ("NOISE_PROMPT.COEF", "0.5", r"COEF 0.2 there, 0.5 here"),
         ("LOSS.ALPHA", "0.1", r"ALPHA 0.7 there, 0.1 here"),
+        ("TEXT_ALIGNER", "shared", r"TEXT_ALIGNER 'linear' there, 'shared' here"),
+        ("TEXT_BETA", "0.5", r"TEXT_BETA 1.0 there, 0.5 here"),
+        ("REP_DIM", "64", r"tokens: shape \(5, 128\) in the file, \(5, 64\) here"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused(make_cfg, option, value, message):
@@ -345,6 +348,21 @@ def test_a_checkpoint_of_other_settings_is_refused(make_cfg, option, value, mess
     other = start(make_cfg(f"TRAINER.ANPROMPT.{option}", value, output="other"))
     with pytest.raises(ValueError, match=message):
         other.load_model(cfg.OUTPUT_DIR, epoch=1)
+
+
+def test_a_checkpoint_older_than_a_setting_has_its_default(make_cfg):
+    cfg = make_cfg("OPTIM.MAX_EPOCH", "1")
+    trained = finish(cfg)
+    path = f"{cfg.OUTPUT_DIR}/{LEARNER}/model.pth.tar-1"
+    state = checkpoint.load_checkpoint(path)
+    older = {key: value for key, value in state["settings"].items() if ".TEXT_" not in key}
+    assert len(older) == len(state["settings"]) - 2
+    checkpoint.save_checkpoint({**state, "settings": older}, path)
+    same = start(make_cfg(output="same"))
+    same.load_model(cfg.OUTPUT_DIR, epoch=1)
+    assert_equal(weights(trained), weights(same))
+    with pytest.raises(ValueError, match="TEXT_BETA 1.0 there, 0.5 here"):
+        start(make_cfg("TRAINER.ANPROMPT.TEXT_BETA", "0.5", output="other")).load_model(cfg.OUTPUT_DIR, epoch=1)
 
 
 def test_a_checkpoint_of_another_backbone_is_refused(make_cfg):
@@ -383,6 +401,9 @@ def test_loading_is_strict(make_cfg):
         ("LAYERS", "[3, 4]", "last of the 6 text layers of tiny"),
         ("BETA", "1.5", r"BETA: expected a number in 0..1, got 1.5"),
         ("BETA", "high", r"BETA: expected a number in 0..1, got 'high'"),
+        ("TEXT_BETA", "1.5", r"TEXT_BETA: expected a number in 0..1, got 1.5"),
+        ("TEXT_ALIGNER", "srra", "TEXT_ALIGNER: expected one of linear, shared, got 'srra'"),
+        ("REP_DIM", "0", r"REP_DIM: expected a number in 1..inf, got 0"),
         ("LOSS.SIM_W", "-1.0", r"SIM_W: expected a number in 0..inf, got -1.0"),
         ("NOISE.STRENGTH", "2.0", r"STRENGTH: expected a number in 0..1, got 2.0"),
         ("NOISE_PROMPT.SOURCE", "kmeans", "SOURCE: expected one of cluster, learnable, off, got 'kmeans'"),
