@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone
+from anprompt.clip.interface import CLIP
 from anprompt.engine.batch import Batch
 from anprompt.engine.two_heads import TwoHeadTrainer
 from anprompt.prompts.deep_tokens import DeepTokenCLIP, PrototypeProjection, SharedAligner, last_layers
@@ -32,7 +33,7 @@ class SharedRepresentationLearner(nn.Module):
         layers: number of layers that receive tokens.
     """
 
-    def __init__(self, clip: Any, count: int, dim: int, layers: int):
+    def __init__(self, clip: CLIP, count: int, dim: int, layers: int):
         super().__init__()
         self.tokens = nn.Parameter(random_prompts(count, dim))
         self.text_aligner = SharedAligner(nn.Linear(dim, clip.ln_final.weight.shape[0]), layers)
@@ -62,13 +63,15 @@ extend_cfg = SETTINGS.extend_cfg
 
 
 @TRAINER_REGISTRY.register()
-class MMRLpp(TwoHeadTrainer):
+class MMRLpp(TwoHeadTrainer[DeepTokenCLIP[SharedRepresentationLearner]]):
     """Parameter-efficient, interaction-aware representation learning."""
 
     settings = SETTINGS
 
     @classmethod
-    def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> DeepTokenCLIP:
+    def build_prompted_model(
+        cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]
+    ) -> DeepTokenCLIP[SharedRepresentationLearner]:
         node = SETTINGS.values(cfg)
         layers = tuple(node.REP_LAYERS)
         learner = SharedRepresentationLearner(backbone.model, node.N_REP_TOKENS, node.REP_DIM, len(layers))
@@ -79,8 +82,10 @@ class MMRLpp(TwoHeadTrainer):
         super().build_model()
 
     def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Equation (8) of ``docs/method.md`` without its last term."""
         model, text, weight = self.model, self.model.encode_text(), self.values.REG_WEIGHT
         features = model.encode_image(batch["images"], with_frozen=True)
+        assert features.frozen is not None
         class_logits = model.logits(features.class_token, text)
         rep_logits = model.logits(features.prototype, text)
         terms = {
