@@ -190,6 +190,7 @@ class ANPrompt(TwoHeadTrainer[DeepTokenCLIP[TokenLearner]]):
             f"the noise of this run came from {self.noise_source}, now it would come from {banks.source}: resume with "
             "the same TRAINER.ANPROMPT.NOISE.GPT_DIR and HPT_DIR, or start anew in another OUTPUT_DIR",
         )
+        self.take_sentences(banks.digest)
         assert self.noise_index is not None
         base, perturbation = self.noise_index
         print(f"Weak noise: {banks.source}; sentences {base} and {perturbation}, strength {noise.STRENGTH}")

@@ -19,8 +19,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,7 @@ class Backbone:
         digest: sha256 of the weights file, in hexadecimal.
         image_size: side of the square input images, in pixels.
         mean, std: per-channel normalisation of images in [0, 1].
+        file: ``path``, ``bytes`` and ``mtime_ns`` of the weights file when it was read; empty: there is none.
     """
 
     model: CLIP
@@ -82,6 +83,7 @@ class Backbone:
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    file: dict[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -154,6 +156,7 @@ def load_clip(name: str, path: str = "", cache_dir: str | None = None) -> Backbo
         ValueError: unknown or unsupported name, or a file that is damaged or holds another model.
     """
     source = _source(name)
+    stamp = _stamp(find_weights(name, path, cache_dir))  # first: if the file is replaced now, it fits neither
     file, digest = verified_weights(name, path, cache_dir)
     if name == TINY:
         config, state = _read_tiny(file)
@@ -161,7 +164,7 @@ def load_clip(name: str, path: str = "", cache_dir: str | None = None) -> Backbo
         config, state = source.config, _read_state_dict(file, source, digest)
     model = _build(config, state, f"{file} (sha256 {digest}) does not hold {name}")
     logger.info("backbone %s from %s, sha256 %s", name, file, digest)
-    return Backbone(model, name, digest, model.visual.image_size[0], source.mean, source.std)
+    return Backbone(model, name, digest, model.visual.image_size[0], source.mean, source.std, stamp)
 
 
 def load_clip_once(name: str, path: str, device: torch.device) -> Backbone:
@@ -180,6 +183,31 @@ def load_clip_once(name: str, path: str, device: torch.device) -> Backbone:
     backbone.model.to(device)
     _loaded[key] = backbone
     return backbone
+
+
+def digest_of_weights(name: str, path: str = "", known: Mapping[str, Any] | None = None) -> str:
+    """sha256 of the file that ``load_clip`` would read.
+
+    Args:
+        known: a digest, ``sha256``, with the :attr:`Backbone.file` it was taken of. If that is the same file still, it
+            is not read again.
+    """
+    stamp = _stamp(find_weights(name, path))
+    if known and all(known.get(key) == value for key, value in stamp.items()):
+        return known["sha256"]
+    return _digest_of_file(*stamp.values())
+
+
+def _stamp(file: Path) -> dict[str, Any]:
+    """By which a file that was replaced is recognised without reading it."""
+    stat = file.stat()
+    return {"path": str(file.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+@functools.cache
+def _digest_of_file(path: str, *_: int) -> str:
+    """Of a file while its size and time stay: a runner asks for that of one file many times."""
+    return _sha256(Path(path))
 
 
 def verified_weights(name: str, path: str = "", cache_dir: str | None = None) -> tuple[Path, str]:

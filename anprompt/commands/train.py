@@ -12,6 +12,7 @@ a process: put --then between their arguments. The next one starts after success
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import logging
@@ -27,12 +28,12 @@ from yacs.config import CfgNode
 
 from anprompt.engine.trainer import PromptTrainer
 from anprompt.protocols.scripts import THEN
-from anprompt.runs.run_folder import CONFIG, RESULTS, check_continuation, check_replaced, stored_result
+from anprompt.runs.run_folder import CONFIG, RESULTS, alone, check_continuation, check_replaced, stored_result
 from anprompt.utils import distributed
 from anprompt.utils.config import YAML_DATA, as_plain, merge_file, merge_overrides, require_text
 from anprompt.utils.files import atomic_path, remove_leftovers
 from anprompt.utils.suggest import require_known, suggest
-from anprompt.utils.text import printable, printable_lines
+from anprompt.utils.text import printable_lines
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -202,8 +203,15 @@ def run(args: argparse.Namespace, extend_cfg: ExtendCfg) -> None:
         result = distributed.from_main(lambda: stored_result(cfg, args))
         if result is not None:
             remove_leftovers(cfg.OUTPUT_DIR)
-            print(printable(result))
+            print(printable_lines(result))
             return
+    with contextlib.ExitStack() as stack:
+        distributed.from_main(lambda: stack.enter_context(alone(cfg)))
+        run_alone(args, cfg)
+
+
+def run_alone(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """The run itself, while no other one writes to its output folder."""
     if not args.no_train:
         distributed.from_main(lambda: check_replaced(cfg) if args.eval_only else check_continuation(cfg))
     if cfg.SEED >= 0:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+from torchvision import transforms as T
 
 from anprompt.data.device_images import DeviceImages
 from anprompt.data.test_images import CachedImages, CachingLoader
@@ -33,6 +34,7 @@ ARGUMENTS = (
 WITHOUT_WORKERS = {
     "num_workers": 0, "pin_memory": False, "timeout": 0, "multiprocessing_context": None, "prefetch_factor": None,
 }  # fmt: skip
+WITHOUT_DRAWS = (T.Resize, T.CenterCrop, T.ToTensor, T.Normalize)
 SeededIndex = tuple[int, int, int]  # index of the item; epoch of these workers, from 0; its base seed
 
 
@@ -69,6 +71,23 @@ def endless(loader: Any) -> Iterator[Any]:
     """The batches of ``loader`` over and over; each round is a new pass, with new draws."""
     while True:
         yield from loader
+
+
+def drawing_workers(loader: Any) -> int | None:
+    """Number of workers among which the draws of augmentation are shared out, 0 where this process makes them all.
+
+    Other numbers give other draws. None: the number of workers does not matter, for nothing is drawn, or a GPU augments.
+    """
+    images = getattr(loader, "dataset", None)
+    if isinstance(loader, DeviceLoader):
+        images.prepare()
+        if images.on_device is not None:
+            return None
+    transform = getattr(images, "transform", None)
+    steps = transform.transforms if type(transform) is T.Compose else [transform]
+    if isinstance(images, DatasetWrapper) and all(type(step) in WITHOUT_DRAWS for step in steps):
+        return None
+    return getattr(loader, "num_workers", None)
 
 
 def is_dassls(loader: Any) -> bool:

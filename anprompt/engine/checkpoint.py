@@ -48,9 +48,14 @@ LATER: dict[str, tuple[type, ...]] = {  # earlier files lack them
     "training_state": (dict,),
     "generators": (dict,),
     "training": (dict,),
+    "data": (dict,),
+    "sentences": (str, type(None)),
+    "workers": (int, type(None)),
+    "max_epoch": (int,),
+    "earlier_schedules": (list,),
 }
 TRAINING = ("classes", "shots", "subset")  # what "training" tells
-PLAIN = ("settings", "trained_on", "method_state")  # no tensors in them
+PLAIN = ("settings", "trained_on", "method_state", "data", "earlier_schedules")  # no tensors in them
 MAY_BE_INFINITE = ("best_result", "val_result", "settings", "trained_on")
 
 
@@ -136,7 +141,7 @@ def check_entries(state: Mapping[str, Any], path: str | Path) -> None:
     """Raise a ValueError unless all that a test needs is there, of the right type and in range."""
     _check_types(state, ENTRIES, path)
     _check_types(state, {key: kinds for key, kinds in LATER.items() if key in state}, path)
-    for key in PLAIN:
+    for key in filter(state.__contains__, PLAIN):
         odd = next(_not_plain(state[key], key), None)
         require(odd is None, f"{path}: {odd} is not plain data. It was changed after training: {ANOTHER}.")
     names = state["trained_on"].get("classnames")

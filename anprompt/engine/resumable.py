@@ -7,6 +7,7 @@ A checkpoint is taken only by a run with the same settings, and for training als
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -14,8 +15,10 @@ import torch
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone
+from anprompt.data.loaders import drawing_workers
 from anprompt.engine import checkpoint
 from anprompt.prompts.prompted_clip import PromptedCLIP
+from anprompt.runs.inputs import data_digests, other_lists, short, trained_lists
 from anprompt.runs.results import subset_digest
 from anprompt.utils import distributed
 from anprompt.utils.config import as_plain, dataset_id, leaves, require
@@ -31,6 +34,10 @@ def describe(data: Mapping[str, Any]) -> str:
     """Data set and class list in a few words."""
     names = data["classnames"]
     return printable(f"{data['dataset']} ({len(names)} classes, {names[0]} to {names[-1]})")
+
+
+def _count(workers: int | None) -> str:
+    return "of any number" if workers is None else str(workers)
 
 
 Model = TypeVar("Model", bound=PromptedCLIP)
@@ -55,6 +62,9 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         self.trained_on: dict[str, Any] | None = None  # data of a loaded checkpoint; None: the data at hand
         self.training: dict[str, Any] | None = None  # training_facts() of what was learned; None: nothing was
         self.train_seconds = 0.0  # of the whole run, resumed or not
+        self.sentences: str | None = None  # digest of what take_sentences() got
+        self.workers: int | None = None  # drawing_workers() of the training
+        self.earlier_schedules: list[dict[str, int]] = []  # MAX_EPOCH, and epochs done by then, of its shorter parts
         self.target_settings: dict[str, dict[str, Any]] = {}  # those that a test does not share with its training
         self.disposable: Path | None = None  # the rolling checkpoint that the next one supersedes
         self._rng_to_restore: Mapping[str, Any] | None = None
@@ -102,6 +112,19 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         """
         return self.generators[name]
 
+    def take_sentences(self, digest: str) -> None:
+        """A method says which descriptions its training reads, before it uses them.
+
+        Raises:
+            ValueError: the earlier part of this run had others.
+        """
+        require(
+            self.sentences in (None, digest),
+            f"the description sentences of this run were {short(self.sentences or '')}, now they are {short(digest)}: "
+            "resume with the files of its start, or start anew in another OUTPUT_DIR",
+        )
+        self.sentences = digest
+
     def setting_of_test(self, key: str, trained: Any, here: Any) -> Any:
         """What a test uses: the training run's value, another one only where ``TEST.TARGET_SETTINGS`` is set.
 
@@ -139,12 +162,23 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         subset = subset_digest(self.dm.dataset.train_x, data.ROOT) if data.NUM_SHOTS >= 1 else None
         return {"classes": data.SUBSAMPLE_CLASSES, "shots": data.NUM_SHOTS, "subset": subset}
 
+    @cached_property
+    def data_digests(self) -> dict[str, str]:
+        """Of the lists of images at hand."""
+        return data_digests(self.dm.dataset, self.cfg.DATASET.ROOT)
+
+    def drawing_workers(self) -> int | None:
+        """``DATALOADER.NUM_WORKERS`` where the draws of training depend on it, else None."""
+        loaders = (self.train_loader_x, *getattr(self, "beside", {}).values())
+        counts = [count for count in map(drawing_workers, loaders) if count is not None]
+        return max(counts, default=None)
+
     # ------------------------------------------------------------------ saving
 
     def after_epoch(self) -> None:
         """Save every epoch, so that a killed run resumes; keep on disk what Dassl would keep."""
         self.check_learnables()
-        self.training = self.training_facts()
+        self.training, self.workers = self.training_facts(), self.drawing_workers()
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
             result = self.test(split="val")
             if result > self.best_result:
@@ -209,6 +243,11 @@ class ResumableTrainer(TrainerX, Generic[Model]):
             "training": self.training or self.training_facts(),
             "seed": self.cfg.SEED,
             "backbone_digest": self.backbone.digest,
+            "data": self.data_digests,
+            "sentences": self.sentences,
+            "workers": self.workers,
+            "max_epoch": self.max_epoch,
+            "earlier_schedules": self.earlier_schedules,
         }
         checkpoint.save_checkpoint(state, folder / name)
         if name != BEST:  # a resume continues from the last epoch, not from the best one
@@ -267,6 +306,7 @@ class ResumableTrainer(TrainerX, Generic[Model]):
             f"{path} belongs to a run with seed {state['seed']}, and this run has seed {self.cfg.SEED}: choose another "
             "OUTPUT_DIR",
         )
+        self.check_inputs(state, path)
         self.training = self.training_facts()
         if distributed.is_main():
             checkpoint.remove_leftovers(folder, keep=name)
@@ -282,7 +322,40 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         self.generators.restore(state.get("generators", {}))
         self.disposable = path if state["rolling"] and directory == self.output_dir else None
         print(f"Loaded {path} (epoch = {state['epoch']})")
+        self.note_schedule(state.get("max_epoch", self.max_epoch), state["epoch"])
         return state["epoch"]
+
+    def check_inputs(self, state: Mapping[str, Any], path: Path) -> None:
+        """Raise a ValueError if this run would go on from a checkpoint with other weights, images or draws."""
+        advice = "give the same again, or choose another OUTPUT_DIR"
+        require(
+            state["backbone_digest"] == self.backbone.digest,
+            f"{path} was trained on another weights file of {self.backbone.name}: {short(state['backbone_digest'])}, "
+            f"now {short(self.backbone.digest)} (MODEL.BACKBONE.PATH): {advice}",
+        )
+        others = other_lists(state.get("data", {}), self.data_digests, trained_lists(self.cfg))
+        require(
+            not others,
+            f"{path} was trained on another list of images of {self.cfg.DATASET.NAME} ({', '.join(others)}): {advice}",
+        )
+        if "workers" in state and state["epoch"] < self.max_epoch:
+            stored, here = state["workers"], self.drawing_workers()
+            require(
+                stored == here,
+                f"{path} was trained with DATALOADER.NUM_WORKERS {_count(stored)}, and {_count(here)} would draw other "
+                f"augmentations: {advice}",
+            )
+
+    def note_schedule(self, max_epoch: int, done: int) -> None:
+        """Say and keep it where the first ``done`` epochs were those of a run of another length."""
+        if max_epoch == self.max_epoch:
+            return
+        self.earlier_schedules = [*self.earlier_schedules, {"max_epoch": max_epoch, "epochs": done}]
+        print(
+            f"Note: OPTIM.MAX_EPOCH was {max_epoch}, now it is {self.max_epoch}. The first {done} epochs followed the "
+            f"schedule of a run of {max_epoch}, so this is not the same as {self.max_epoch} epochs from the start "
+            "(earlier_schedules in results.json)"
+        )
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load learnables for evaluation: the given epoch, else the best model, else the newest one."""
@@ -296,9 +369,12 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         name = f"model.pth.tar-{epoch}" if epoch is not None else BEST
         if epoch is None and not (folder / BEST).is_file():
             name = checkpoint.read_pointer(folder) or BEST
-        state = self.restore(folder / name)
+        path = folder / name
+        state = self.restore(path)
+        if state["backbone_digest"] != self.backbone.digest:
+            print(f"Warning: {path} was trained on another weights file of {self.backbone.name}: is it the same model?")
         self.trained_on = state["trained_on"]
-        print(f'Loading weights to {LEARNER} from "{folder / name}" (epoch = {state["epoch"]})')
+        print(f'Loading weights to {LEARNER} from "{path}" (epoch = {state["epoch"]})')
 
     def restore(self, path: Path) -> dict[str, Any]:
         """Read a checkpoint, compare its settings with this run's, load the learnables."""
@@ -323,11 +399,11 @@ class ResumableTrainer(TrainerX, Generic[Model]):
             not differences,
             f"{path} was trained with other settings: {'; '.join(differences)}. Use the settings of the training run.",
         )
-        if state["backbone_digest"] != self.backbone.digest:
-            print(f"Warning: {path} was trained on another weights file of {self.backbone.name}: is it the same model?")
         self.check_classes(state["trained_on"])
         checkpoint.load_strictly(self.model.learner, state["state_dict"], path)
         self.training = state["training"]
         self.train_seconds = state.get("train_seconds", 0.0)
+        self.sentences, self.workers = state.get("sentences"), state.get("workers")
+        self.earlier_schedules = state.get("earlier_schedules", [])
         checkpoint.take_back(self.restore_method_state, "method_state", path, state["method_state"])
         return state

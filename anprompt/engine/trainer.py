@@ -463,6 +463,13 @@ class PromptTrainer(ResumableTrainer[Model]):
             },
             "trained_on": trained_on,
             "subset": training["subset"],
+            "earlier_schedules": self.earlier_schedules,
+            "inputs": {
+                "backbone": {"sha256": self.backbone.digest, **self.backbone.file},
+                "data": self.data_digests,
+                "sentences": self.sentences,
+                "workers": self.workers,
+            },
             "target_settings": self.target_settings,
             "method_state": as_plain(self.method_state()),
             "versions": versions(),

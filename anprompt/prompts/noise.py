@@ -8,6 +8,8 @@ is reconstructed.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -42,6 +44,11 @@ class NoiseBanks:
     base: Bank
     perturbation: Bank
     source: str
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all sentences: two runs had the same to draw from or not."""
+        return hashlib.sha256(json.dumps([self.base, self.perturbation]).encode()).hexdigest()
 
     def draw(self, rng: random.Random) -> tuple[int, int]:
         """Indices of one base and one perturbing sentence, shared by all classes; distinct within one bank."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from typing import IO, Any, Protocol
 
 from anprompt.protocols.plan import Job, environ
 from anprompt.protocols.processes import on_signals
+from anprompt.utils.files import take_lock
 
 GRACE = 10  # seconds that a stopped process gets before it is killed
 KILLED = -signal.SIGKILL
@@ -56,13 +56,9 @@ def open_log(path: Path) -> IO[bytes]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.open("ab")
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not take_lock(log):
         log.close()
-        raise BlockingIOError(f"another process is at work on it: wait for its end ({path})") from None
-    except OSError:
-        pass  # a file system without locks
+        raise BlockingIOError(f"another process is at work on it: wait for its end ({path})")
     log.truncate(0)
     return log
 

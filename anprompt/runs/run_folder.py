@@ -5,26 +5,37 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
+from anprompt.runs.inputs import changed_inputs
 from anprompt.utils.config import differences
-from anprompt.utils.files import require_file
+from anprompt.utils.files import locked, require_file
 
 CONFIG = "config.json"  # written when a run starts
 RESULTS = "results.json"  # written when it has finished
+LOCK = ".run.lock"  # there while a run is at work
+
+
+def alone(cfg: CfgNode) -> AbstractContextManager[None]:
+    """Entered while a run writes to the output folder; BlockingIOError where another one does."""
+    busy = f"another run is at work in {cfg.OUTPUT_DIR}: wait for its end, or choose another output folder"
+    return locked(Path(cfg.OUTPUT_DIR, LOCK), busy)
 
 
 def stored_result(cfg: CfgNode, args: argparse.Namespace) -> str | None:
-    """Result line of a finished run with this config in the output folder; None where there is work to do.
+    """Result line of a finished run with this config in the output folder, and notes, a line each, on what it does not
+    share with a new run; None where there is work to do.
 
     Args:
         args: the command line of ``train.py``.
 
     Raises:
-        ValueError: the folder holds a run, finished or not, with another config; or its result is damaged.
+        ValueError: the folder holds a run, finished or not, with another config, or a finished one with other weights,
+            data or sentences (:mod:`anprompt.runs.inputs`); or its result is damaged.
     """
     results, stored = earlier_run(cfg)
     if stored:
@@ -32,14 +43,17 @@ def stored_result(cfg: CfgNode, args: argparse.Namespace) -> str | None:
     if not results or tests_newer_model(cfg, args):
         return None
     try:
-        return (
+        line = (
             f"already finished: {results['trainer']} on {results['dataset']} ({results['classes']} classes, "
             f"seed {results['seed']}, {results['split']}): {results['accuracy']:.2f} % "
             f"({results['correct']:,} of {results['total']:,})"
         )
-    except (KeyError, ValueError, TypeError) as error:
+        changes = changed_inputs(cfg, results, args.eval_only)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         path = Path(cfg.OUTPUT_DIR, RESULTS)
         raise ValueError(f"{path} is no whole result ({type(error).__name__}: {error}): remove it") from error
+    refuse_mixture(cfg, "a finished run", changes.found, "other inputs")
+    return "\n".join([line, *changes.notes])
 
 
 def check_replaced(cfg: CfgNode) -> None:
@@ -67,11 +81,11 @@ def check_continuation(cfg: CfgNode) -> None:
     refuse_mixture(cfg, "a run", changed)
 
 
-def refuse_mixture(cfg: CfgNode, what: str, changed: Sequence[str]) -> None:
+def refuse_mixture(cfg: CfgNode, what: str, changed: Sequence[str], kind: str = "another config") -> None:
     """Raise a ValueError if anything ``changed`` since the run that the output folder holds."""
     if changed:
         raise ValueError(
-            f"{cfg.OUTPUT_DIR} holds {what} with another config: {'; '.join(changed)} (stored -> now). "
+            f"{cfg.OUTPUT_DIR} holds {what} with {kind}: {'; '.join(changed)} (stored -> now). "
             "Give the same values again, choose another output folder, or remove this one."
         )
 

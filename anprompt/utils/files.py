@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 try:
     import fcntl
@@ -74,6 +74,71 @@ def held(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        stream.close()
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock on a file, which is made where it is not there and removed at the end.
+
+    It ends with this process, however that ends: workers that were forked do not keep it. Where the file system has no
+    locks, there is none.
+
+    Raises:
+        BlockingIOError: another process has it; ``busy`` is the message.
+    """
+    if fcntl is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = _open_and_lock(path, busy)
+    _of_this_process.add(stream)
+    try:
+        yield
+    finally:
+        _of_this_process.discard(stream)
+        path.unlink(missing_ok=True)  # before others can lock it
+        stream.close()
+
+
+def take_lock(stream: IO[bytes]) -> bool:
+    """Lock an open file until it is closed in all processes that share it; False where somebody else has locked it.
+
+    True, too, where the file system has no locks.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+_of_this_process: set[IO[bytes]] = set()  # what `locked` holds
+
+
+def _leave_locks_to_parent() -> None:
+    for stream in _of_this_process:
+        stream.close()
+    _of_this_process.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks_to_parent)
+
+
+def _open_and_lock(path: Path, busy: str) -> IO[bytes]:
+    while True:
+        stream = path.open("ab")
+        if not take_lock(stream):
+            stream.close()
+            raise BlockingIOError(busy)
+        with contextlib.suppress(FileNotFoundError):  # removed by its owner before it was locked
+            if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                return stream
         stream.close()
 
 
