@@ -76,9 +76,9 @@ def endless(loader: Any) -> Iterator[Any]:
 def drawing_workers(loader: Any) -> int | None:
     """Number of workers among which the draws of augmentation are shared out, 0 where this process makes them all.
 
-    Other numbers give other draws. None: the number of workers does not matter, for nothing is drawn, or a GPU augments.
+    Another number gives other draws. None: it does not matter, for nothing is drawn, or the GPU augments.
     """
-    images = getattr(loader, "dataset", None)
+    images: Any = getattr(loader, "dataset", None)
     if isinstance(loader, DeviceLoader):
         images.prepare()
         if images.on_device is not None:

@@ -322,7 +322,7 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         self.generators.restore(state.get("generators", {}))
         self.disposable = path if state["rolling"] and directory == self.output_dir else None
         print(f"Loaded {path} (epoch = {state['epoch']})")
-        self.note_schedule(state.get("max_epoch", self.max_epoch), state["epoch"])
+        self.note_schedule(state.get("max_epoch"), state["epoch"])
         return state["epoch"]
 
     def check_inputs(self, state: Mapping[str, Any], path: Path) -> None:
@@ -346,9 +346,9 @@ class ResumableTrainer(TrainerX, Generic[Model]):
                 f"augmentations: {advice}",
             )
 
-    def note_schedule(self, max_epoch: int, done: int) -> None:
+    def note_schedule(self, max_epoch: int | None, done: int) -> None:
         """Say and keep it where the first ``done`` epochs were those of a run of another length."""
-        if max_epoch == self.max_epoch:
+        if max_epoch in (None, self.max_epoch):  # None: written by an earlier version
             return
         self.earlier_schedules = [*self.earlier_schedules, {"max_epoch": max_epoch, "epochs": done}]
         print(

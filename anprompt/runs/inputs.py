@@ -99,15 +99,19 @@ def compare_data(changes: Changes, cfg: CfgNode, results: Mapping[str, Any], eva
         changes.compare(f"the list of {name} images", stored["data"][name], here[name])
     before, now = [row["class"] for row in results["per_class"]], list(dataset.classnames)
     changes.found += [f"class {one} -> {other}" for one, other in zip(before, now, strict=False) if one != other][:1]
-    if stored.get("sentences") and not eval_only:
+    if stored.get("sentences") and not eval_only and "NOISE" in method_node(cfg):
         with changes.comparing("description sentences"):
             changes.compare("the description sentences", stored["sentences"], sentences_of(cfg, now))
 
 
 def sentences_of(cfg: CfgNode, classnames: Sequence[str]) -> str:
     """Digest of the sentences that a training would take its noise from."""
-    noise = cfg.TRAINER[cfg.TRAINER.NAME.upper()].NOISE
+    noise = method_node(cfg).NOISE
     return noise_banks(cfg.DATASET.NAME, classnames, noise.GPT_DIR, noise.HPT_DIR).digest
+
+
+def method_node(cfg: CfgNode) -> CfgNode:
+    return cfg.TRAINER.get(cfg.TRAINER.NAME.upper(), CfgNode())
 
 
 def built_quietly(cfg: CfgNode) -> Any:

@@ -76,7 +76,7 @@ class Tally:
 
 def subset_digest(items: Iterable[Any], root: str) -> str:
     """sha256 of a list of images (paths below the data root, and labels): two runs saw the same subset or not."""
-    digest, root = hashlib.sha256(), os.path.expanduser(root)  # noqa: PTH111  (the empty root is no Path)
+    digest, root = hashlib.sha256(), os.path.expanduser(root)
     for item in items:
         path = os.path.relpath(item.impath, root) if root else item.impath
         digest.update(f"{path.replace(os.sep, '/')}\t{item.label}\n".encode())

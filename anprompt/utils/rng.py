@@ -39,7 +39,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def kept_generators() -> Iterator[None]:
-    """Leave the global random generators of the CPU as they were. Those of a GPU are not touched: it would be started."""
+    """Leave the global random generators of the CPU as they were. Those of a GPU are not asked."""
     python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=[]):
