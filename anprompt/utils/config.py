@@ -14,8 +14,8 @@ from anprompt.utils import strict_yaml
 from anprompt.utils.files import require_file
 from anprompt.utils.suggest import suggest
 
-# Where a run's files are and how it is watched: none of it changes what the run computes, but for what is in the weights
-# file and for NUM_WORKERS, which anprompt/runs/inputs.py and a resume compare by what they do.
+# Where a run's files are and how it is watched: none of it changes what the run computes, but for the content of the
+# weights file and for NUM_WORKERS: anprompt/runs/inputs.py and a resume compare what these decide.
 CIRCUMSTANCES = (
     "DATALOADER.CACHE_TEST", "DATALOADER.KEEP_TRAIN_GB", "DATALOADER.NUM_WORKERS", "DATASET.ROOT",
     "MODEL.BACKBONE.PATH", "OUTPUT_DIR", "RESUME", "TRAIN.CUDA_GRAPH", "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE",

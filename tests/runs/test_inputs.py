@@ -100,7 +100,7 @@ def test_a_finished_run_of_other_weights_is_not_shown(cfg_of, tmp_path, monkeypa
     other = other_weights(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"finished run with other inputs: the weights file sha256 \w+ -> sha256 \w+ "):
         shown(cfg_of("MODEL.BACKBONE.PATH", other))
-    copy = shutil.copy(backbone.TINY_FILE, tmp_path / "copy.safetensors")  # the same weights elsewhere
+    copy = shutil.copy(backbone.TINY_FILE, str(tmp_path / "copy.safetensors"))  # the same weights elsewhere
     assert "could not" not in shown(cfg_of("MODEL.BACKBONE.PATH", copy))
     shutil.copyfile(other, copy)  # in its place, of the same size
     os.utime(copy, ns=(1, 1))
