@@ -21,7 +21,7 @@ class FinishedCheck:
         self.repository = repository
 
     def __call__(self, job: Job) -> bool:
-        """True where every run has a result with the same config. Whatever is wrong, the run itself will tell."""
+        """True where every run has a result of the same config and inputs. What is wrong, it will tell."""
         if not all((folder / RESULTS).is_file() for folder in job.folders()):
             return False
         if str(self.repository) not in sys.path:

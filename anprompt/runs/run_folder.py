@@ -11,7 +11,6 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from anprompt.runs.inputs import changed_inputs
 from anprompt.utils.config import differences
 from anprompt.utils.files import locked, require_file
 
@@ -42,6 +41,8 @@ def stored_result(cfg: CfgNode, args: argparse.Namespace) -> str | None:
         refuse_mixture(cfg, "a finished run" if results else "an unfinished run", differences(stored, cfg))
     if not results or tests_newer_model(cfg, args):
         return None
+    from anprompt.runs.inputs import changed_inputs  # takes seconds, which who reads results need not wait
+
     try:
         line = (
             f"already finished: {results['trainer']} on {results['dataset']} ({results['classes']} classes, "
