@@ -32,7 +32,7 @@ from anprompt.utils import distributed
 from anprompt.utils.config import YAML_DATA, as_plain, merge_file, merge_overrides, require_text
 from anprompt.utils.files import atomic_path, remove_leftovers
 from anprompt.utils.suggest import require_known, suggest
-from anprompt.utils.text import printable, printable_lines
+from anprompt.utils.text import printable, printable_lines, show_anything
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -137,6 +137,7 @@ def start_log(cfg: CfgNode, eval_only: bool) -> None:
         last_line = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(log.stat().st_mtime))
         log.replace(folder / f"log.txt-{last_line}")
     setup_logger(cfg.OUTPUT_DIR)
+    show_anything(getattr(sys.stdout, "file", None))
     with atomic_path(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(as_plain(cfg), indent=2) + "\n", encoding="utf-8")
     show_messages()
@@ -257,6 +258,8 @@ def split_runs(words: Sequence[str]) -> list[list[str]]:
 
 def main(argv: Sequence[str], extend_cfg: ExtendCfg) -> int:
     """Run the command line ``argv``; the exit status. ``extend_cfg`` as in :func:`setup_cfg`."""
+    show_anything(sys.stdout)
+    show_anything(sys.stderr)
     runs = split_runs(argv)
     parsed = [build_parser().parse_args(words) for words in runs]
     distributed.start()

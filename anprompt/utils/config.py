@@ -161,6 +161,9 @@ def _require_fit(key: str, value: Any, old: Any) -> None:
     if key in AS_MANY and isinstance(value, list | tuple):
         numbers = all(isinstance(number, int | float) for number in value)
         require(numbers and len(value) == len(old), f"{key} takes {len(old)} numbers, such as {old!r}, got {value!r}")
+    if key == "OPTIM.STEPSIZE" and isinstance(value, list | tuple):
+        whole = bool(value) and all(type(number) is int for number in value)
+        require(whole, f"{key} takes whole epochs, such as {old!r}, got {value!r}")
 
 
 def _near(file: Path) -> str:
