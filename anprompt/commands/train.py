@@ -29,7 +29,7 @@ from anprompt.engine.trainer import PromptTrainer
 from anprompt.protocols.scripts import THEN
 from anprompt.runs.run_folder import CONFIG, RESULTS, check_continuation, check_replaced, stored_result
 from anprompt.utils import distributed
-from anprompt.utils.config import YAML_DATA, as_plain, merge_file, merge_overrides, require_text
+from anprompt.utils.config import YAML_DATA, as_plain, merge_file, merge_overrides, require, require_text
 from anprompt.utils.files import atomic_path, remove_leftovers
 from anprompt.utils.suggest import require_known, suggest
 from anprompt.utils.text import printable, printable_lines, show_anything
@@ -106,6 +106,7 @@ def setup_cfg(args: argparse.Namespace, extend_cfg: ExtendCfg) -> CfgNode:
     reset_cfg(cfg, args)
     merge_overrides(cfg, args.opts)
     require_text(cfg)
+    require(cfg.SEED < 2**32, f"SEED {cfg.SEED}: expected less than 2**32, as NumPy's generator takes it")
     require_named("trainer", cfg.TRAINER.NAME, "--trainer", TRAINER_REGISTRY.registered_names())
     if cfg.DATASET.NAME == YAML_DATA and not cfg.DATASET.ID and args.dataset_config_file:
         cfg.DATASET.ID = Path(args.dataset_config_file).stem

@@ -97,15 +97,13 @@ def test_every_key_is_read_or_refused(make_cfg, seen, tmp_path):
 
 
 def test_every_setting_of_a_method_is_named_by_its_code():
-    code = "\n".join(
-        file.read_text() for file in [*REPOSITORY.glob("trainers/*.py"), *REPOSITORY.glob("anprompt/**/*.py")]
-    )
+    files = [*REPOSITORY.glob("trainers/*.py"), *REPOSITORY.glob("anprompt/**/*.py")]
+    code = "\n".join(file.read_text() for file in files)
     cfg = get_cfg_default()
     theirs = set(cfg.TRAINER)
     trainers.extend_cfg(cfg)
-    own = {
-        key for name in set(cfg.TRAINER) - theirs for key, _ in leaves(cfg.TRAINER[name]) if "PER_DATASET" not in key
-    }
+    own = {key for name in set(cfg.TRAINER) - theirs for key, _ in leaves(cfg.TRAINER[name])}
+    own = {key for key in own if not key.startswith("PER_DATASET.")}
     assert len(own) > 20
     assert not [key for key in own if not re.search(rf"\.{key.split('.')[-1]}\b", code)]
 
@@ -159,7 +157,7 @@ ODD = {
     "OPTIM.LR": [None, float("nan"), float("inf"), -1.0],
     "OPTIM.ADAM_BETA1": [1.0],
     "OPTIM.SGD_NESTEROV": [True],
-    "OPTIM.MAX_EPOCH": [0, 10**5000],
+    "OPTIM.MAX_EPOCH": [0, 10**12],
     "OPTIM.LR_SCHEDULER": ["linear"],
     "OPTIM.STEPSIZE": [(), (1.5,), ("x",), None],
     "TRAIN.ACCUMULATE": [0],

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from anprompt.engine.checkpoint import load_checkpoint
 from anprompt.utils.memory import named_shortage
 from anprompt.utils.text import show_anything
 from dassl.utils import setup_logger
+from tests.helpers.runs import fewer_test_images, start
 
 FULL = [
     MemoryError(),
@@ -21,9 +23,9 @@ FULL = [
 
 @pytest.mark.parametrize("error", FULL)
 def test_full_memory_is_a_mistake_that_can_be_mended(error):
-    with pytest.raises(OSError, match=r"^the memory of (the GPU|this machine) is full \(in a test\): buy some$"):
-        with named_shortage("in a test", "buy some"):
-            raise error
+    told = r"^the memory of (the GPU|this machine) is full \(in a test\): buy some$"
+    with pytest.raises(OSError, match=told), named_shortage("in a test", "buy some"):
+        raise error
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), KeyError("memory"), ValueError("out of memory")])
@@ -49,8 +51,6 @@ def test_a_whole_file_is_not_called_damaged_where_memory_is_full(error, monkeypa
 
 @pytest.mark.parametrize("call", ["train", "count_correct"])
 def test_a_run_that_runs_out_of_memory_says_what_to_lower(call, make_cfg, monkeypatch):
-    from tests.helpers.runs import start
-
     trainer = start(make_cfg("DATALOADER.NUM_WORKERS", "0"))
 
     def full(*_, **__):
@@ -92,10 +92,6 @@ def test_what_a_terminal_lacks_is_replaced():
 
 
 def test_results_are_written_before_what_is_optional(make_cfg, monkeypatch):
-    from pathlib import Path
-
-    from tests.helpers.runs import fewer_test_images, start
-
     trainer = fewer_test_images(start(make_cfg("DATALOADER.NUM_WORKERS", "0")))
 
     def full(*_):
