@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from anprompt import commands
 from anprompt.utils.drop_in import import_one
-from anprompt.utils.text import printable_lines
+from anprompt.utils.text import printable_lines, show_anything
 
 
 def build_parser(only: str = "") -> argparse.ArgumentParser:
@@ -25,6 +25,8 @@ def build_parser(only: str = "") -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: its own, 2 after a mistake of the user, 130 after Ctrl-C."""
+    show_anything(sys.stdout)
+    show_anything(sys.stderr)
     words = sys.argv[1:] if argv is None else argv
     args = build_parser(only=words[0] if words else "").parse_args(words)
     try:

@@ -30,7 +30,8 @@ from yacs.config import CfgNode
 
 from anprompt.utils.archive import read_torch_file
 from anprompt.utils.config import require_number
-from anprompt.utils.files import require_file
+from anprompt.utils.files import at_home, require_file
+from anprompt.utils.memory import is_shortage
 from anprompt.utils.settings import Check
 from anprompt.utils.suggest import suggest
 
@@ -262,7 +263,7 @@ def find_weights(name: str, path: str = "", cache_dir: str | None = None) -> Pat
     """Return the file that ``load_clip`` would read, without reading it; arguments and errors are the same."""
     source = _source(name)
     if path:
-        file = Path(path).expanduser()
+        file = at_home(path)
         require_file(file, f"the weights of {name} (MODEL.BACKBONE.PATH)")
         if not file.is_file():
             raise FileNotFoundError(f"no weights file for {name} at {file} (MODEL.BACKBONE.PATH)")
@@ -331,7 +332,7 @@ def _places(source: _Source, cache_dir: str | None) -> Iterator[tuple[str, Path 
     if source.name == TINY:
         yield str(TINY_FILE), TINY_FILE
     if source.url:
-        file = Path(cache_dir or "~/.cache/clip").expanduser() / source.file_name
+        file = at_home(cache_dir or "~/.cache/clip") / source.file_name
         yield str(file), file
     if source.hub:
         from huggingface_hub import try_to_load_from_cache
@@ -415,6 +416,8 @@ def read_any_format(file: Path) -> dict[str, Any]:
         try:
             return load_file(file)
         except (SafetensorError, KeyError, RuntimeError) as error:
+            if is_shortage(error):
+                raise
             raise ValueError(f"{type(error).__name__}: {error}") from None
     state = read_torch_file(file)
     if not isinstance(state, dict):
@@ -437,6 +440,8 @@ def _read_tiny(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         embedding = rows.mean(dim=0).repeat(config["text_cfg"].get("vocab_size", 49408), 1)
         embedding[ids] = rows
     except Exception as error:
+        if is_shortage(error):
+            raise
         raise ValueError(
             f"{file} is not a whole file made by scripts/pretrain_tiny_clip.py: {type(error).__name__}: {error}"
         ) from None

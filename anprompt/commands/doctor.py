@@ -15,6 +15,7 @@ from anprompt.doctor.checks import Reader, examine, move_aside
 from anprompt.doctor.report import Problem, Report
 from anprompt.utils.config import add_shared_cfg, merge_file
 from anprompt.utils.drop_in import checkout_package
+from anprompt.utils.files import at_home
 from anprompt.utils.suggest import require_known
 from anprompt.utils.text import printable
 from dassl.config import get_cfg_default
@@ -46,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    root = Path(args.root).expanduser()
+    root = at_home(args.root)
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: --root names the folder that holds the datasets")
     readers = dict(named_readers(args.datasets, root) if args.datasets else known_readers(root))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anprompt.utils.files import at_home
 from anprompt.utils.suggest import require_known
 from anprompt.utils.text import printable, printable_lines
 
@@ -99,7 +100,7 @@ def request_of(args: argparse.Namespace) -> "Request":
         raise ValueError("--seeds and --shots: expected no negative number")
     if len(args.opts) % 2:
         raise ValueError(f"--opts takes pairs of KEY VALUE, got {len(args.opts)} words: {' '.join(args.opts)}")
-    root = Path(args.root).expanduser().absolute() if args.root else None
+    root = at_home(args.root).absolute() if args.root else None
     if root and not root.is_dir() and args.datasets != ["shapes"]:
         raise FileNotFoundError(f"no folder {root}: --root is the folder that holds the datasets")
     return Request(
@@ -109,7 +110,7 @@ def request_of(args: argparse.Namespace) -> "Request":
         seeds=list(dict.fromkeys(args.seeds)),
         repository=repository,
         root=root,
-        output=Path(args.output).expanduser().absolute() if args.output else repository / "output",
+        output=at_home(args.output).absolute() if args.output else repository / "output",
         cfg=args.cfg or None,
         shots=list(dict.fromkeys(args.shots)),
         source=args.source,

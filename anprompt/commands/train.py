@@ -30,10 +30,10 @@ from anprompt.engine.trainer import PromptTrainer
 from anprompt.protocols.scripts import THEN
 from anprompt.runs.run_folder import CONFIG, RESULTS, alone, check_continuation, check_replaced, stored_result
 from anprompt.utils import distributed
-from anprompt.utils.config import YAML_DATA, as_plain, merge_file, merge_overrides, require_text
+from anprompt.utils.config import YAML_DATA, as_plain, merge_file, merge_overrides, require, require_text
 from anprompt.utils.files import atomic_path, remove_leftovers
 from anprompt.utils.suggest import require_known, suggest
-from anprompt.utils.text import printable_lines
+from anprompt.utils.text import printable_lines, show_anything
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -107,6 +107,7 @@ def setup_cfg(args: argparse.Namespace, extend_cfg: ExtendCfg) -> CfgNode:
     reset_cfg(cfg, args)
     merge_overrides(cfg, args.opts)
     require_text(cfg)
+    require(cfg.SEED < 2**32, f"SEED {cfg.SEED}: expected less than 2**32, as NumPy's generator takes it")
     require_named("trainer", cfg.TRAINER.NAME, "--trainer", TRAINER_REGISTRY.registered_names())
     if cfg.DATASET.NAME == YAML_DATA and not cfg.DATASET.ID and args.dataset_config_file:
         cfg.DATASET.ID = Path(args.dataset_config_file).stem
@@ -138,6 +139,7 @@ def start_log(cfg: CfgNode, eval_only: bool) -> None:
         last_line = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(log.stat().st_mtime))
         log.replace(folder / f"log.txt-{last_line}")
     setup_logger(cfg.OUTPUT_DIR)
+    show_anything(getattr(sys.stdout, "file", None))
     with atomic_path(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(as_plain(cfg), indent=2) + "\n", encoding="utf-8")
     show_messages()
@@ -265,6 +267,8 @@ def split_runs(words: Sequence[str]) -> list[list[str]]:
 
 def main(argv: Sequence[str], extend_cfg: ExtendCfg) -> int:
     """Run the command line ``argv``; the exit status. ``extend_cfg`` as in :func:`setup_cfg`."""
+    show_anything(sys.stdout)
+    show_anything(sys.stderr)
     runs = split_runs(argv)
     parsed = [build_parser().parse_args(words) for words in runs]
     distributed.start()

@@ -83,7 +83,7 @@ def drawing_workers(loader: Any) -> int | None:
         images.prepare()
         if images.on_device is not None:
             return None
-    transform = getattr(images, "transform", None)
+    transform: Any = getattr(images, "transform", None)
     steps = transform.transforms if type(transform) is T.Compose else [transform]
     if isinstance(images, DatasetWrapper) and all(type(step) in WITHOUT_DRAWS for step in steps):
         return None

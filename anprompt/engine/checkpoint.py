@@ -20,6 +20,7 @@ from anprompt.utils import files
 from anprompt.utils.archive import read_torch_file
 from anprompt.utils.config import require
 from anprompt.utils.files import atomic_path, require_file
+from anprompt.utils.memory import named_shortage
 from anprompt.utils.rng import rng_state, set_rng_state
 
 POINTER = "checkpoint"  # Dassl's name for the text file that names the newest checkpoint
@@ -75,6 +76,15 @@ def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
         ) from error
 
 
+def require_checkpoint(path: str, key: str) -> None:
+    """Raise an OSError or a ValueError, which names ``key``, where there is no file to start from."""
+    require_file(Path(path), f"{key}:")
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{key}: no checkpoint at {path}. Name a file such as OUTPUT_DIR/prompt_learner/model.pth.tar-10"
+        )
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Nothing in it runs, its checksums are tested, and its numbers are finite.
 
@@ -91,7 +101,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "Check --model-dir (the OUTPUT_DIR of the training run) and --load-epoch."
         )
     try:
-        state = read_torch_file(path)
+        with named_shortage(f"reading {path}", "free some of it"):
+            state = read_torch_file(path)
     except ValueError as error:
         raise ValueError(
             f"cannot read the checkpoint {path} ({path.stat().st_size:,} bytes): {error}. {ANOTHER}."

@@ -28,6 +28,7 @@ from anprompt.utils.text import printable
 from dassl.engine import TrainerX
 
 LEARNER = "prompt_learner"  # the registered model, and so the folder of its checkpoints
+INIT_WEIGHTS = "MODEL.INIT_WEIGHTS"
 
 
 def describe(data: Mapping[str, Any]) -> str:
@@ -376,7 +377,36 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         self.trained_on = state["trained_on"]
         print(f'Loading weights to {LEARNER} from "{path}" (epoch = {state["epoch"]})')
 
+    def start_from_weights(self, path: str) -> None:
+        """Give the learnables the values of a checkpoint; the training itself starts anew.
+
+        Raises:
+            OSError, ValueError: names MODEL.INIT_WEIGHTS; the checkpoint is not there or does not fit.
+        """
+        learns = self.learnable_count > 0
+        require(learns, f"{INIT_WEIGHTS} {path}: {self.cfg.TRAINER.NAME} learns nothing, leave it out")
+        try:
+            state = self.take_learnables(Path(path))
+        except ValueError as error:
+            raise ValueError(f"{INIT_WEIGHTS}: {error}") from error
+        print(f"Start from {path} (epoch = {state['epoch']}, trained on {describe(state['trained_on'])})")
+
+    @property
+    def learnable_count(self) -> int:
+        """Of the learner at hand: a checkpoint may have brought one of another size (MMRL)."""
+        return sum(weight.numel() for weight in self.model.learner.parameters() if weight.requires_grad)
+
     def restore(self, path: Path) -> dict[str, Any]:
+        """Take the learnables of a checkpoint, and what it tells of their training."""
+        state = self.take_learnables(path)
+        self.training = state["training"]
+        self.train_seconds = state.get("train_seconds", 0.0)
+        self.sentences, self.workers = state.get("sentences"), state.get("workers")
+        self.earlier_schedules = state.get("earlier_schedules", [])
+        checkpoint.take_back(self.restore_method_state, "method_state", path, state["method_state"])
+        return state
+
+    def take_learnables(self, path: Path) -> dict[str, Any]:
         """Read a checkpoint, compare its settings with this run's, load the learnables."""
         state = checkpoint.load_checkpoint(path)
         require(
@@ -401,9 +431,4 @@ class ResumableTrainer(TrainerX, Generic[Model]):
         )
         self.check_classes(state["trained_on"])
         checkpoint.load_strictly(self.model.learner, state["state_dict"], path)
-        self.training = state["training"]
-        self.train_seconds = state.get("train_seconds", 0.0)
-        self.sentences, self.workers = state.get("sentences"), state.get("workers")
-        self.earlier_schedules = state.get("earlier_schedules", [])
-        checkpoint.take_back(self.restore_method_state, "method_state", path, state["method_state"])
         return state

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +26,10 @@ from anprompt.clip.backbone import Backbone, find_weights, load_clip_once
 from anprompt.data.loaders import endless, stop_workers, with_cached_images, with_device_images, with_kept_images
 from anprompt.engine.accumulation import GradientMean
 from anprompt.engine.batch import Batch
+from anprompt.engine.checkpoint import require_checkpoint
 from anprompt.engine.cuda_graphs import GraphedStep
-from anprompt.engine.resumable import LEARNER, Model, ResumableTrainer
+from anprompt.engine.keys import VALUES_OF_TESTS, check_read, check_values
+from anprompt.engine.resumable import INIT_WEIGHTS, LEARNER, Model, ResumableTrainer
 from anprompt.prompts.templates import prompts_for, template_for
 from anprompt.runs.identity import asked_protocol, protocol_of
 from anprompt.runs.results import Tally, peak_memory, versions, weights_digest
@@ -35,6 +37,7 @@ from anprompt.runs.run_folder import RESULTS
 from anprompt.utils import distributed
 from anprompt.utils.config import as_plain, dataset_id, require, require_number
 from anprompt.utils.files import atomic_path
+from anprompt.utils.memory import named_shortage
 from anprompt.utils.settings import Settings
 from anprompt.utils.suggest import require_known
 from dassl.data.transforms import INTERPOLATION_MODES
@@ -63,10 +66,12 @@ class PromptTrainer(ResumableTrainer[Model]):
 
     Attributes:
         settings: the rows of its config node, if it has one: checked before a run, compared with checkpoints.
+        reads: keys of Dassl's that this method reads, and others here do not (``DATALOADER.K_TRANSFORMS``).
         schedule_unit: after what the schedule moves: an ``epoch`` (Dassl's way), or an ``update`` of the learnables.
     """
 
     settings: Settings | None = None
+    reads: Collection[str] = ()
     schedule_unit: Literal["epoch", "update"] = "epoch"
     train_loader_x: Any
     val_loader: Any
@@ -166,9 +171,8 @@ class PromptTrainer(ResumableTrainer[Model]):
     def check_cfg(self, cfg: CfgNode) -> None:
         """Find mistakes before data and weights are read."""
         self.check_test_cfg(cfg)
+        check_values(cfg)
         require_known("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val"))
-        require(cfg.OPTIM.MAX_EPOCH >= 1, f"OPTIM.MAX_EPOCH: expected at least 1, got {cfg.OPTIM.MAX_EPOCH}")
-        require(cfg.TRAIN.ACCUMULATE >= 1, f"TRAIN.ACCUMULATE: expected at least 1, got {cfg.TRAIN.ACCUMULATE}")
         precision = self.node(cfg).PREC
         require(
             precision in (*PRECISIONS, *PRECISION_NAMES),
@@ -179,13 +183,17 @@ class PromptTrainer(ResumableTrainer[Model]):
         if self.settings is not None:
             self.settings.check(cfg)
 
-    @staticmethod
-    def check_test_cfg(cfg: CfgNode) -> None:
+    @classmethod
+    def check_test_cfg(cls, cfg: CfgNode) -> None:
         """Those in what a test needs, training or not."""
+        check_read(cfg, cls.reads)
+        check_values(cfg, VALUES_OF_TESTS)
         require(
             cfg.MODEL.BACKBONE.NAME,
             "MODEL.BACKBONE.NAME is empty: give the trainer's YAML file (--config-file configs/trainers/...)",
         )
+        if cfg.MODEL.INIT_WEIGHTS:
+            require_checkpoint(cfg.MODEL.INIT_WEIGHTS, INIT_WEIGHTS)
         find_weights(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
         require_known("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
         template_for(cfg.DATASET.NAME, cfg.DATASET.TEMPLATE)
@@ -195,7 +203,8 @@ class PromptTrainer(ResumableTrainer[Model]):
 
     def __init__(self, cfg: CfgNode):
         started = time.perf_counter()
-        super().__init__(cfg)
+        with named_shortage("while the model was built", "choose a smaller MODEL.BACKBONE, or fewer classes"):
+            super().__init__(cfg)
         self.build_seconds = time.perf_counter() - started  # data set, weights, text
 
     def build_data_loader(self) -> None:
@@ -219,6 +228,8 @@ class PromptTrainer(ResumableTrainer[Model]):
         self.check_images()
         self.model = self.model_for(cfg, self.backbone, self.dm.dataset.classnames)
         self.start_from_scratch()
+        if cfg.MODEL.INIT_WEIGHTS:
+            self.start_from_weights(cfg.MODEL.INIT_WEIGHTS)
         self.streams: dict[str, Iterator[Any]] = {}  # what is loaded beside train_loader_x in this epoch
         self.objective = self.loss_terms  # averaged over the processes, where there are several
         print(f"# learnable parameters: {self.learnable_count:,}")
@@ -255,11 +266,6 @@ class PromptTrainer(ResumableTrainer[Model]):
         steps = optim.STEPSIZE
         counted.STEPSIZE = steps * count if isinstance(steps, int) else [step * count for step in steps]
         return counted
-
-    @property
-    def learnable_count(self) -> int:
-        """Of the learner at hand: a checkpoint may have brought one of another size (MMRL)."""
-        return sum(weight.numel() for weight in self.model.learner.parameters() if weight.requires_grad)
 
     def check_images(self) -> None:
         """Images must have the size and the normalisation that the backbone was trained with."""
@@ -356,7 +362,12 @@ class PromptTrainer(ResumableTrainer[Model]):
 
     def train(self) -> None:
         try:
-            super().train()
+            with named_shortage(
+                "in training",
+                "lower DATALOADER.TRAIN_X.BATCH_SIZE (TRAIN.ACCUMULATE makes up for it) or DATALOADER.TEST.BATCH_SIZE; "
+                "the same command goes on after the last finished epoch",
+            ):
+                super().train()
         finally:
             self.stop_training_workers()  # now: left to the garbage collector, some may live on
 
@@ -397,16 +408,16 @@ class PromptTrainer(ResumableTrainer[Model]):
         seconds = time.perf_counter() - started
         self.print_heads(tally)
         results = distributed.from_main(self.evaluator.evaluate)
-        for key, value in results.items():
-            self.write_scalar(f"{name}/{key}", value, self.epoch)
         if split is None and distributed.is_main():
             self.write_results(name, dict(results), tally, seconds)
+        for key, value in results.items():
+            self.write_scalar(f"{name}/{key}", value, self.epoch)
         return next(iter(results.values()))
 
     def count_correct(self, loader: Any) -> Tally:
         """Feed the headline head to Dassl's evaluator and count every head's hits."""
         tally = Tally(self.headline(), self.num_classes, self.device)
-        with self.evaluation():
+        with named_shortage("in a test", "lower DATALOADER.TEST.BATCH_SIZE"), self.evaluation():
             for batch in tqdm(loader, desc="evaluating", disable=not distributed.is_main()):
                 images, labels = self.parse_batch_test(batch)
                 with self.autocast():

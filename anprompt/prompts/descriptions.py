@@ -13,6 +13,7 @@ from pathlib import Path
 
 from anprompt.prompts.templates import class_text
 from anprompt.utils import strict_json
+from anprompt.utils.files import at_home
 
 # Registry name -> key in CoPrompt's file names. Any other dataset uses its registry name in lower case.
 _KEYS = {
@@ -52,7 +53,7 @@ def read_descriptions(directory: str, dataset_name: str, classnames: Sequence[st
         FileNotFoundError: the folder, or the dataset's file in it, does not exist.
         ValueError: the file is not JSON of the expected form, lacks classes, or the folder has a file of each format.
     """
-    path = _find_file(Path(directory).expanduser(), dataset_name)
+    path = _find_file(at_home(directory), dataset_name)
     entries = _read_entries(path)
     found = _match_classes(entries, classnames, path)
     per_class = [_as_sentences(name, entry, path) for name, entry in zip(classnames, found, strict=True)]

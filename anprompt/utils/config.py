@@ -162,6 +162,9 @@ def _require_fit(key: str, value: Any, old: Any) -> None:
     if key in AS_MANY and isinstance(value, list | tuple):
         numbers = all(isinstance(number, int | float) for number in value)
         require(numbers and len(value) == len(old), f"{key} takes {len(old)} numbers, such as {old!r}, got {value!r}")
+    if key == "OPTIM.STEPSIZE" and isinstance(value, list | tuple):
+        whole = bool(value) and all(type(number) is int for number in value)
+        require(whole, f"{key} takes whole epochs, such as {old!r}, got {value!r}")
 
 
 def _near(file: Path) -> str:
@@ -183,11 +186,12 @@ def _widen(given: CfgNode, cfg: CfgNode) -> None:
 
 
 def require_text(cfg: CfgNode) -> None:
-    """Raise a ValueError where a value holds bytes that are not UTF-8: a path, as the shell gave it."""
+    """Raise a ValueError where a value holds what no path has, or bytes that are not UTF-8, as the shell gave them."""
     for key, value in leaves(cfg):
         for text in value if isinstance(value, list | tuple) else [value]:
             encodable = not isinstance(text, str) or text == text.encode("utf-8", "replace").decode()
             require(encodable, f"{key} {text!r} is not UTF-8: rename the file or folder")
+            require(not isinstance(text, str) or "\0" not in text, f"{key} {text!r} has a zero byte: leave it out")
 
 
 def unknown_key(key: str, cfg: CfgNode) -> str:

@@ -195,6 +195,11 @@ def _remove_if_abandoned(path: Path) -> None:
                     path.unlink()
 
 
+def at_home(path: str | Path) -> Path:
+    """``~`` replaced by the user's home folder; left as it is where the user has none (in containers)."""
+    return Path(os.path.expanduser(path))
+
+
 # ---------------------------------------------------------------------------------------------- files that are none
 
 _KINDS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 # Control characters, which move a terminal's cursor, rename its window or hide what stands before them; marks that turn
 # the direction of writing; line separators; and halves of characters, which stand for bytes that are no UTF-8.
@@ -16,6 +17,12 @@ def printable(text: object) -> str:
     'a\\x1b[2Jb'
     """
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+
+
+def show_anything(stream: Any) -> None:
+    """Let a stream write escapes in place of the characters that its encoding lacks (``LANG=C``)."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def printable_lines(text: object) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anprompt.clip.backbone import OPENAI_ARCHS, TINY, TINY_FILE, load_clip, read_any_format, verified_weights
-from anprompt.utils.files import atomic_path, remove_leftovers
+from anprompt.utils.files import at_home, atomic_path, remove_leftovers
 from anprompt.utils.suggest import require_known, suggest
 from clip.model import CLIP, HEADS, build_model
 from clip.simple_tokenizer import SimpleTokenizer
@@ -100,7 +100,7 @@ def _in_openai_layout(name: str, file: Path, digest: str, root: str | None) -> P
     OpenAI's loader takes ``width // 64``, which the tiny CLIP does not follow. The digest in its name keeps the copy
     of another file from being taken for this one.
     """
-    copy = Path(root or "~/.cache/clip").expanduser() / f"{name.replace('/', '-')}-{digest[:16]}.pt"
+    copy = at_home(root or "~/.cache/clip") / f"{name.replace('/', '-')}-{digest[:16]}.pt"
     remove_leftovers(copy.parent)
     if not copy.is_file():
         model = load_clip(name, str(file)).model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -28,7 +29,9 @@ class Logger:
         if fpath is not None:
             mkdir_if_missing(os.path.dirname(fpath))
             # buffering=1: flushed at every line end
-            self.file = Path(fpath).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115  (open for the whole run)
+            self.file = Path(fpath).open(  # noqa: SIM115  (open for the whole run)
+                "w", encoding="utf-8", errors="backslashreplace", buffering=1
+            )
 
     def __enter__(self) -> Logger:
         return self
@@ -42,16 +45,22 @@ class Logger:
         return getattr(self.console, name)
 
     def write(self, msg: str) -> int:
-        self.console.write(msg)
+        with self._console_may_be_gone():
+            self.console.write(msg)
         if self.file is not None:
             self.file.write(msg)
         return len(msg)
 
     def flush(self) -> None:
-        self.console.flush()
+        with self._console_may_be_gone():
+            self.console.flush()
         if self.file is not None:
             self.file.flush()
             os.fsync(self.file.fileno())
+
+    def _console_may_be_gone(self) -> contextlib.AbstractContextManager:
+        """What nobody can look at any more (``| head``, a full disk) ends no run whose log has it all."""
+        return contextlib.nullcontext() if self.file is None else contextlib.suppress(OSError)
 
     def close(self) -> None:
         """Close the file; what is written afterwards goes to the console only."""
