@@ -186,6 +186,7 @@ VALUES: dict[str, Check] = {
     "DATALOADER.TRAIN_X.N_INS": count(1),
     "DATALOADER.TEST.SAMPLER": one_of(*SAMPLERS),
     "DATALOADER.TEST.BATCH_SIZE": count(1),
+    "OPTIM.NAME": one_of("adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"),
     "OPTIM.LR": LIMITED,
     "OPTIM.WEIGHT_DECAY": LIMITED,
     "OPTIM.MOMENTUM": LIMITED,
