@@ -143,7 +143,7 @@ def read_result(path: Path) -> RunResult:
         memory_of=cost.get("memory_of"),
         subset=optional(content, "subset"),
         headline=optional(content, "headline"),
-        target_settings=mapping(content, "target_settings"),
+        target_settings=differing_settings(content),
         config=mapping(content, "config"),
     )
 
@@ -218,6 +218,14 @@ def mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(value, dict | None):
         raise ValueError(f"{key} is {value!r}")
     return value or {}
+
+
+def differing_settings(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a test and its training had, by key."""
+    settings = mapping(content, "target_settings")
+    if not all(isinstance(values, dict) and {"trained", "tested"} <= values.keys() for values in settings.values()):
+        raise ValueError(f"target_settings is {settings!r}")
+    return settings
 
 
 def rows(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

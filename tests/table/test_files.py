@@ -25,6 +25,8 @@ from tests.table.rows import cells
         ({"cost": [1]}, r"cost is [1]"),
         ({"config": "x"}, "config is 'x'"),
         ({"subset": ["x"]}, "subset is ['x']"),
+        ({"target_settings": {"BETA": 1}}, "target_settings is {'BETA': 1}"),
+        ({"target_settings": {"BETA": {"tested": 1}}}, "target_settings is {'BETA': {'tested': 1}}"),
     ],
 )
 def test_damaged_files_are_named_and_skipped(base2new, write, table, content, reason):
