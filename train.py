@@ -11,8 +11,9 @@ import trainers
 from anprompt.commands import train
 from anprompt.commands.train import build_parser, split_runs  # for who reads a command line without running it
 from anprompt.utils.config import add_shared_cfg
+from dassl.utils import set_random_seed  # for who takes the steps of a run one by one
 
-__all__ = ["build_parser", "extend_cfg", "is_finished", "main", "setup_cfg", "split_runs"]
+__all__ = ["build_parser", "extend_cfg", "is_finished", "main", "set_random_seed", "setup_cfg", "split_runs"]
 
 
 def extend_cfg(cfg: CfgNode) -> None:

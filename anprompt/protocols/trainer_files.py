@@ -9,7 +9,7 @@ Protocols are called base2new, few_shot, cross_dataset and zero_shot here. All f
 ``files.yaml`` has a line per protocol, with ``_imagenet`` at its end for ImageNet alone, and one for all others::
 
     default: vit_b16_ep50_ctxv1
-    few_shot: {1: vit_b16_ep50, 2: vit_b16_ep100, other: vit_b16}   # by shots, or one name for all of them
+    few_shot: {"1": vit_b16_ep50, "2": vit_b16_ep100, other: vit_b16}   # by shots, or one name for all of them
     few_shot_imagenet: vit_b16_ep50
 """
 
@@ -20,8 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from anprompt.utils import strict_yaml
 from anprompt.utils.config import leaves
 
 PROTOCOLS = ("base2new", "few_shot", "cross_dataset", "zero_shot")
@@ -49,8 +48,7 @@ def stem_for(trainer: Path, protocol: str, dataset: str, shots: str) -> str:
     names = [f"{protocol}{IMAGENET}"] * (dataset == "imagenet") + [protocol, DEFAULT]
     entry = next((table[name] for name in names if name in table), None)
     if isinstance(entry, dict):
-        by_shots = {str(key): value for key, value in entry.items()}
-        entry = by_shots.get(shots, by_shots.get(OTHER))
+        entry = entry.get(shots, entry.get(OTHER))
     if not isinstance(entry, str):
         raise ValueError(
             f"{file}: expected the stem of a YAML file for {protocol} with {shots} shots, got {entry!r}: "
@@ -96,7 +94,7 @@ def read(file: Path) -> dict[str, Any]:
     """
     try:
         content = parse(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:  # that of bytes which are no UTF-8 is one, too
         raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected YAML keys with values, got {content!r}")
@@ -106,4 +104,4 @@ def read(file: Path) -> dict[str, Any]:
 @functools.lru_cache(maxsize=256)
 def parse(text: str) -> Any:
     """A plan of many runs reads the same files again and again; parsing them takes longest."""
-    return yaml.safe_load(text)
+    return strict_yaml.load(text)

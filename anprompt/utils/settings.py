@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
+from anprompt.utils import strict_yaml
 from anprompt.utils.config import add_trainer_node, require, require_number
 
 Check = Callable[[str, Any, CfgNode], None]
@@ -80,7 +80,10 @@ class Settings:
         assert self.per_dataset is not None
         if not self.per_dataset.is_file():
             return {}
-        rows = yaml.safe_load(self.per_dataset.read_text(encoding="utf-8"))
+        try:
+            rows = strict_yaml.load(self.per_dataset.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.per_dataset}: {error}") from error
         return {name: {**rows[DEFAULT_ROW], **row} for name, row in rows.items()}
 
     def check(self, cfg: CfgNode) -> None:

@@ -379,7 +379,7 @@ def test_mistake_gets_one_line_and_status_2(run, probe, arguments, options, mess
             "{path}/vitb16.yaml: no trainer declares the config node TRAINER.COPROMPT",
         ),
         ("OPTIM:\n  LR: true\n", "{path}/vitb16.yaml: Type mismatch"),
-        ("OPTIM: [\n", "{path}/vitb16.yaml: while parsing"),
+        ("OPTIM: [\n", "{path}/vitb16.yaml: line 2: expected the node content"),
         ("just words", "{path}/vitb16.yaml: "),
         ("- OPTIM\n", "{path}/vitb16.yaml: expected YAML keys such as OPTIM: with values"),
     ],

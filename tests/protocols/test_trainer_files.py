@@ -34,7 +34,7 @@ def trainer(tmp_path):
     ],
 )
 def test_the_line_closest_to_the_run_names_its_file(trainer, protocol, dataset, shots, expected):
-    lines = "default: usual\nfew_shot: {1: one, other: more}\nfew_shot_imagenet: large\ncross_dataset: transfer\n"
+    lines = "default: usual\nfew_shot: {'1': one, other: more}\nfew_shot_imagenet: large\ncross_dataset: transfer\n"
     assert stem_for(trainer("usual", "one", files=lines), protocol, dataset, shots) == expected
 
 
@@ -43,13 +43,13 @@ def test_the_line_closest_to_the_run_names_its_file(trainer, protocol, dataset, 
     [
         ("few_shots: a", "unknown protocol 'few_shots'; known: default, base2new, few_shot"),
         (
-            "few_shot: {1: a}",
+            "few_shot: {'1': a}",
             "expected the stem of a YAML file for few_shot with 4 shots, got None: add a line few_shot:",
         ),
         ("default: 3", "expected the stem of a YAML file for few_shot with 4 shots, got 3"),
         ("cross_dataset: a", "or default: STEM for all protocols"),
         ("- a", "expected YAML keys with values, got"),
-        ("a: [", "files.yaml: while parsing"),
+        ("a: [", "files.yaml: line 1: expected the node content"),
     ],
 )
 def test_a_table_that_does_not_answer_is_named(trainer, content, message):

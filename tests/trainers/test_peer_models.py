@@ -54,7 +54,7 @@ def bare_trainer(kind, clip, *options, dataset="OxfordPets", seed=0, names=NAMES
     trainers.extend_cfg(trainer.cfg)
     node = f"TRAINER.{kind.__name__.upper()}"
     pairs = [(f"{node}.{key}", value) for key, value in zip(options[::2], options[1::2], strict=True)]
-    trainer.cfg.merge_from_list([*sum(pairs, ()), "DATASET.NAME", dataset, "TRAINER.NAME", kind.__name__])
+    trainer.cfg.merge_from_list([*sum(pairs, ()), "DATASET.NAME", dataset, "TRAINER.NAME", kind.__name__, "SEED", seed])
     trainer.device, trainer.backbone = torch.device("cpu"), backbone_around(clip)
     trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names))
     torch.manual_seed(seed)
