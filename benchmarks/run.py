@@ -66,13 +66,14 @@ def run_watched(started: float, report: str, arguments: list[str]) -> int:
     phases.open = ["start of Python, imports"]
     import anprompt.engine.trainer
     import train
+    from anprompt.commands import train as command
     from dassl.engine.trainer import SimpleTrainer
     from trainers.anprompt import ANPrompt
 
     phases.switch()
     phases.open = [REST]
-    phases.watch(train, "setup_cfg", "config, imports of all trainers and data sets")
-    phases.watch(train, "collect_env_info", "environment report")
+    phases.watch(command, "setup_cfg", "config, imports of all trainers and data sets")
+    phases.watch(command, "collect_env_info", "environment report")
     phases.watch(SimpleTrainer, "build_data_loader", "data set (Shapes is drawn if it is not there)")
     phases.watch(anprompt.engine.trainer, "load_clip_once", "weights")
     phases.watch(anprompt.engine.trainer.PromptTrainer, "build_model", "model and classes")
@@ -90,7 +91,7 @@ CHILD = """
 import sys
 from benchmarks.run import run_watched
 status = run_watched(float(sys.argv[1]), sys.argv[2], sys.argv[3:])
-from train import leave
+from anprompt.commands.train import leave
 leave(status)
 """
 

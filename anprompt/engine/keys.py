@@ -15,8 +15,10 @@ from yacs.config import CfgNode
 from anprompt.data.split_dataset import SplitDataset
 from anprompt.utils.config import leaves, require, require_number
 from anprompt.utils.settings import Check, number, one_of, whole
+from anprompt.utils.suggest import require_known
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.evaluation import EVALUATOR_REGISTRY
 
 # By what they begin with, and what does their work here.
 UNREAD = {
@@ -206,5 +208,6 @@ VALUES: dict[str, Check] = {
     "OPTIM.WARMUP_CONS_LR": LIMITED,
     "OPTIM.WARMUP_MIN_LR": LIMITED,
     "TRAIN.ACCUMULATE": count(1),
+    "TEST.EVALUATOR": lambda key, value, cfg: require_known(key, value, EVALUATOR_REGISTRY.registered_names()),
 }
 VALUES_OF_TESTS = [key for key in VALUES if not key.startswith(("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X."))]
