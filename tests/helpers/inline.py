@@ -1,6 +1,12 @@
 """An executor for tests: runs every call of train.py within this process."""
 
+import os
+from unittest import mock
+
 import train
+from anprompt.runs.identity import VARIABLE as PROTOCOL
+
+TOLD = {"few_shot": "few_shot", "xd_train": "source", "xd_test": "target"}  # by their scripts to train.py
 
 
 class Inline:
@@ -11,7 +17,9 @@ class Inline:
 
     def start(self, job, slot):
         self.started.append(job.name)
-        return Ended(next((status for words in job.runs() if (status := train.main(words))), 0))
+        protocol = next((name for script, name in TOLD.items() if script in job.command), "base2new")
+        with mock.patch.dict(os.environ, {PROTOCOL: protocol}):
+            return Ended(next((status for words in job.runs() if (status := train.main(words))), 0))
 
 
 class Ended:
