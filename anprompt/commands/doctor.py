@@ -74,7 +74,7 @@ def dataset_classes() -> dict[str, Any]:
     checkout_package("datasets").register_all()
     shared = importlib.import_module("anprompt.data.split_dataset").SplitDataset
     classes = {name: DATASET_REGISTRY.get(name) for name in DATASET_REGISTRY.registered_names()}
-    return {name: cls for name, cls in sorted(classes.items()) if issubclass(cls, shared)}
+    return {name: cls for name, cls in sorted(classes.items()) if isinstance(cls, type) and issubclass(cls, shared)}
 
 
 def known_readers(root: Path) -> Iterator[tuple[str, Reader]]:

@@ -68,7 +68,8 @@ def _below(key: str, start: str) -> bool:
 
 def _is_ours(dataset: str) -> bool:
     known = dataset in DATASET_REGISTRY.registered_names()
-    return known and issubclass(DATASET_REGISTRY.get(dataset), SplitDataset)
+    found = DATASET_REGISTRY.get(dataset) if known else None  # a function may be registered, too
+    return isinstance(found, type) and issubclass(found, SplitDataset)
 
 
 def _same(one: Any, other: Any) -> bool:

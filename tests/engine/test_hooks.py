@@ -204,5 +204,5 @@ def test_a_learnable_without_gradient_stays_without():
 
 
 def test_an_update_of_no_batches_is_refused(coop_cfg):
-    with pytest.raises(ValueError, match="TRAIN.ACCUMULATE: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="TRAIN.ACCUMULATE: expected a number in 1..1000000000, got 0"):
         start(CoOp, coop_cfg("TRAIN.ACCUMULATE", "0"))

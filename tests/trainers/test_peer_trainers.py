@@ -559,7 +559,7 @@ KEYS = {
     "protocol", "configuration", "source", "source_classes", "training", "dataset", "classes", "shots", "seed",
     "trainer", "split", "headline", "accuracy", "error_rate", "macro_f1",
     "calibration_error", "total", "correct", "heads", "per_class", "parameters", "cost", "trained_on", "subset",
-    "target_settings", "method_state", "versions", "config",
+    "target_settings", "method_state", "versions", "config", "inputs", "earlier_schedules",
 }  # fmt: skip
 
 
