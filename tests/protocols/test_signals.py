@@ -124,7 +124,7 @@ def test_a_second_interrupt_leaves_no_training_behind(start, tmp_path):
         time.sleep(0.005)
         if process.poll() is not None:
             break
-    assert process.wait(PATIENCE) == 130
+    assert process.wait(PATIENCE) in (130, -signal.SIGINT)  # 130 to a shell, both: one may reach Python's own ending
     wait_for(lambda: not any(lives(pid) for pid in training), None)
 
 
