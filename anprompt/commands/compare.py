@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from anprompt.protocols.plan import Request
 
 EPILOG = """\
-Every trainer with a YAML file for the data takes part: tiny.yaml on shapes, any other file elsewhere. Runs follow one
-another, so that times compare. Finished ones are skipped, a failed one does not stop the others.
+Every trainer with a YAML file for the data takes part: tiny.yaml on shapes, any other file elsewhere. One that starts
+from what it has learned on other data (GA2-CLIP) has to be named. Runs follow one another, so that times compare.
+Finished ones are skipped, a failed one does not stop the others.
 
 Environment:
   TRAINERS   only these, as in TRAINERS="CoOp MMRL"
@@ -58,7 +59,7 @@ def request_of(dataset: str, pairs: list[str], typed: str, environment: Mapping[
         ValueError: one of them is wrong.
     """
     from anprompt.protocols.plan import Request
-    from anprompt.protocols.scripts import checkout
+    from anprompt.protocols.scripts import EMBEDDED, checkout
 
     repository = checkout()
     check_pairs(pairs)
@@ -72,7 +73,7 @@ def request_of(dataset: str, pairs: list[str], typed: str, environment: Mapping[
     if not (shots.isascii() and shots.isdigit()):
         raise ValueError(f"SHOTS: expected one number of training images per class, got {shots!r}")
     data = environment.get("DATA")
-    if not data and dataset != "shapes":
+    if not data and dataset not in EMBEDDED:
         raise ValueError(
             f"DATA is not set: give the folder that holds the datasets, as in DATA=/path/to/datasets {typed} {dataset}"
         )
@@ -102,14 +103,15 @@ def check_pairs(pairs: list[str]) -> None:
 
 def choose_trainers(folder: Path, dataset: str, cfg: str, named: str) -> list[str]:
     """Trainers that have a YAML file for the data: all of them, or those that were named."""
-    from anprompt.protocols.plan import stems
+    from anprompt.protocols.plan import stems, takes_part
+    from anprompt.protocols.scripts import EMBEDDED
 
-    def takes_part(trainer: Path) -> bool:
-        if wanted := cfg or ("tiny" if dataset == "shapes" else ""):
+    def has_file(trainer: Path) -> bool:
+        if wanted := cfg or ("tiny" if dataset in EMBEDDED else ""):
             return wanted in stems(trainer)
         return any(not stem.startswith("tiny") for stem in stems(trainer))
 
-    candidates = [trainer.name for trainer in sorted(folder.iterdir()) if takes_part(trainer)]
+    candidates = [trainer.name for trainer in sorted(folder.iterdir()) if has_file(trainer)]
     for name in named.split():
         if name not in candidates:
             raise ValueError(
@@ -118,4 +120,4 @@ def choose_trainers(folder: Path, dataset: str, cfg: str, named: str) -> list[st
             )
     if not candidates:
         raise ValueError(f"no trainer has a YAML file for {dataset} (CFG={cfg})")
-    return list(dict.fromkeys(named.split())) or candidates
+    return list(dict.fromkeys(named.split())) or [one for one in candidates if takes_part(folder / one, "base2new")]

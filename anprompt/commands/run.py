@@ -44,7 +44,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="stems of configs/datasets; all (default): the protocol's",
     )
     parser.add_argument(
-        "--trainers", nargs="+", default=["ANPrompt"], metavar="NAME", help="default: ANPrompt; all: every one"
+        "--trainers",
+        nargs="+",
+        default=["ANPrompt"],
+        metavar="NAME",
+        help="default: ANPrompt; all: every one that needs no stage 0",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N", help="default: 1 2 3")
     parser.add_argument("--root", default=os.environ.get("DATA"), help="folder of the datasets (default: $DATA)")
@@ -91,7 +95,7 @@ def print_calls(jobs: "list[Job]") -> int:
 
 def request_of(args: argparse.Namespace) -> "Request":
     from anprompt.protocols.plan import Request
-    from anprompt.protocols.scripts import checkout
+    from anprompt.protocols.scripts import EMBEDDED, checkout
 
     repository = checkout()
     if args.jobs is not None and args.jobs < 1:
@@ -101,7 +105,7 @@ def request_of(args: argparse.Namespace) -> "Request":
     if len(args.opts) % 2:
         raise ValueError(f"--opts takes pairs of KEY VALUE, got {len(args.opts)} words: {' '.join(args.opts)}")
     root = at_home(args.root).absolute() if args.root else None
-    if root and not root.is_dir() and args.datasets != ["shapes"]:
+    if root and not root.is_dir() and not {*args.datasets} <= {*EMBEDDED}:
         raise FileNotFoundError(f"no folder {root}: --root is the folder that holds the datasets")
     return Request(
         protocol=args.protocol,

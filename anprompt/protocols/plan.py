@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anprompt.protocols.processes import train_py
-from anprompt.protocols.scripts import SHOTS, THEN, Call, plan_script
+from anprompt.protocols.scripts import EMBEDDED, SHOTS, THEN, Call, plan_script
+from anprompt.protocols.stage0 import STAGE0, stage0_of
 from anprompt.utils.suggest import require_known
 
 ALL = "all"
@@ -31,7 +32,7 @@ class Request:
     trainers: Sequence[str]
     seeds: Sequence[int]
     repository: Path
-    root: Path | None  # of the datasets; None: the default, which only shapes has
+    root: Path | None  # of the datasets; None: the default, which only embedded ones have
     output: Path
     cfg: str | None = None  # of the trainers; None: the protocol's choice
     shots: Sequence[int] = ()  # empty: the protocol's
@@ -119,7 +120,7 @@ def resolve_trainers(request: Request) -> list[str]:
     files = {path.name: stems(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     if ALL in request.trainers:
         files = {name: there for name, there in files.items() if not request.cfg or request.cfg in there}
-        return [name for name in files if request.protocol == "base2new" or not is_zero_shot(name)]
+        return [name for name in files if takes_part(folder / name, request.protocol)]
     for name in request.trainers:
         require_known("trainer", name, [*files, ALL])
         if request.cfg:
@@ -127,6 +128,11 @@ def resolve_trainers(request: Request) -> list[str]:
         if is_zero_shot(name) and request.protocol != "base2new":
             raise ValueError(f"{name} learns nothing: it takes part in base2new only")
     return list(dict.fromkeys(request.trainers))
+
+
+def takes_part(trainer: Path, protocol: str) -> bool:
+    """Whether a trainer, given its folder, is one of all: one that starts from other data has to be asked for."""
+    return (protocol == "base2new" or not is_zero_shot(trainer.name)) and not (trainer / "protocols" / STAGE0).is_file()
 
 
 def is_zero_shot(trainer: str) -> bool:
@@ -147,7 +153,7 @@ def plan(request: Request) -> list[Job]:
         raise ValueError(f"{request.protocol} takes one number of --shots, got {len(request.shots)}")
     datasets, trainers = resolve_datasets(request), resolve_trainers(request)
     require_known("source", request.source, stems(request.repository / "configs" / "datasets"))
-    if request.root is None and {*datasets, request.source if needs_source(request) else "shapes"} != {"shapes"}:
+    if request.root is None and not {*datasets, *[request.source] * needs_source(request)} <= {*EMBEDDED}:
         raise ValueError("which folder holds the datasets? Give --root DIR, or set DATA")
     make = {"base2new": base2new, "few_shot": few_shot}.get(request.protocol, transfer)
     planner = Planner(request)
@@ -163,11 +169,25 @@ class Planner:
 
     Attributes:
         environment: of a script, but for what belongs to a job.
+        before: stage 0 of (trainer, seed, whether the data are embedded).
     """
 
     def __init__(self, request: Request):
         self.request = request
         self.environment = environ(request.environment(DRY_RUN="1"))
+        self.before: dict[tuple[str, int, bool], Job] = {}
+
+    def stage0(self, trainer: str, seed: int, datasets: Sequence[str]) -> Iterator[Job]:
+        """What a trainer learns on other data first, once for all data sets, if any run starts from it."""
+        folder = self.request.repository / "configs" / "trainers" / trainer
+        for embedded in sorted({data in EMBEDDED for data in datasets}):
+            plan = stage0_of(folder, embedded)
+            if plan is None or not plan.needed(self.request.cfg or plan.takers[0], self.request.overrides):
+                continue
+            # The file of stage 0 is that of stage0.yaml, whatever --cfg says.
+            job = self.job("stage0", trainer, [plan.source, seed], f"seed {seed}, stage 0", {"CFG": ""})
+            self.before[trainer, seed, embedded] = job
+            yield job
 
     def job(
         self,
@@ -214,9 +234,11 @@ def base2new(planner: Planner, trainer: str, seed: int, datasets: Sequence[str])
     request = planner.request
     variables = {"THEN_NEW": "1", **one_number_of(request.shots)}
     if not is_zero_shot(trainer):
+        yield from planner.stage0(trainer, seed, datasets)
         for data in datasets:
             words = [data, seed, *request.overrides]
-            yield planner.job("base2new_train", trainer, words, f"seed {seed}", variables)
+            needs = planner.before.get((trainer, seed, data in EMBEDDED))
+            yield planner.job("base2new_train", trainer, words, f"seed {seed}", variables, needs)
     elif seed == request.seeds[0]:
         for data in datasets:
             yield planner.job("zeroshot", trainer, [data, *without_optim(request.overrides)], "", variables)
@@ -230,10 +252,12 @@ def without_optim(overrides: Sequence[str]) -> list[str]:
 
 def few_shot(planner: Planner, trainer: str, seed: int, datasets: Sequence[str]) -> Iterator[Job]:
     request = planner.request
+    yield from planner.stage0(trainer, seed, datasets)
     for data in datasets:
+        needs = planner.before.get((trainer, seed, data in EMBEDDED))
         for shots in map(str, request.shots or SHOTS):
             detail = f"seed {seed}, {shots} shot{'s' * (shots != '1')}"
-            yield planner.job("few_shot", trainer, [data, seed, *request.overrides], detail, {"SHOTS": shots})
+            yield planner.job("few_shot", trainer, [data, seed, *request.overrides], detail, {"SHOTS": shots}, needs)
 
 
 def transfer(planner: Planner, trainer: str, seed: int, datasets: Sequence[str]) -> Iterator[Job]:

@@ -4,16 +4,16 @@ Nothing here starts a process: :mod:`anprompt.protocols.processes` does, for the
 
 Read from the environment, where an empty value counts as none:
 
-    DATA      folder that holds the datasets (default for shapes: data/ in the repository)
+    DATA      folder that holds the datasets (default for embedded ones, shapes and moves: data/ in the repository)
     OUTPUT    root of all results (default: output/ in the repository)
-    CFG       stem of the trainer's YAML file (default: trainer_files.py's choice; for shapes: tiny)
+    CFG       stem of the trainer's YAML file (default: trainer_files.py's choice; for embedded data: tiny)
     SHOTS     training images per class (default: 16; few_shot takes several)
-    SOURCE    data that the model of xd_test was trained on (default: imagenet)
-    THEN_NEW  base2new_train tests the new classes next, in the same process, as it always does on shapes
+    SOURCE    data that the model of xd_test was trained on (default: imagenet), or that of a stage 0
+    THEN_NEW  base2new_train tests the new classes next, in the same process, as it always does on embedded data
     PYTHON    interpreter (default: the one that is running)
     NPROC     processes that share every run, each with a GPU of its own (default: 1)
     DRY_RUN   print the calls of train.py instead: one line each, every argument followed by a tab
-    OMP_NUM_THREADS   PyTorch's; on shapes 1 by default
+    OMP_NUM_THREADS   PyTorch's; on embedded data 1 by default
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anprompt.protocols.stage0 import Stage0, stage0_of
 from anprompt.protocols.trainer_files import settings_for, stem_for
 from anprompt.runs.identity import VARIABLE
 from anprompt.runs.run_folder import RESULTS
 
+EMBEDDED = ("shapes", "moves")  # data sets that are drawn on first use, for the bundled CLIP
 SHOTS = ("1", "2", "4", "8", "16")  # of the few-shot protocol
+STAGE0_SHOTS = "16"
 THEN = "--then"  # between two runs of one call of train.py
 END_OF_TRAINING = ("Finish training", "Finished training")  # Dassl since 0.6.1, before 0.6.1
 
@@ -116,7 +119,7 @@ class Call:
         """Of the trainer's YAML file."""
         if self.variable("CFG"):
             return self.variable("CFG")
-        if dataset == "shapes":
+        if dataset in EMBEDDED:
             return "tiny"
         return stem_for(self.folder, protocol, dataset, shots or self.shots)
 
@@ -128,7 +131,7 @@ class Call:
         """Folder of the datasets. Empty where the dataset is unknown: ``train.py`` names the nearest ones."""
         if self.variable("DATA"):
             return self.variable("DATA")
-        if dataset == "shapes":
+        if dataset in EMBEDDED:
             return str(self.repository / "data")
         if self.dataset_file(dataset).is_file():
             raise ValueError(
@@ -152,7 +155,7 @@ class Call:
 
     def script(self, protocol: str, dataset: str, calls: list[list[str]], reports: list[list[Path]]) -> Script:
         environment = {VARIABLE: protocol}  # by which results.json says it
-        if dataset == "shapes" and not self.variable("OMP_NUM_THREADS"):
+        if dataset in EMBEDDED and not self.variable("OMP_NUM_THREADS"):
             # The tiny CLIP gains nothing from threads, and on a busy machine loses much by them.
             environment["OMP_NUM_THREADS"] = "1"
         return Script(protocol, calls, reports, environment)
@@ -162,16 +165,20 @@ class Call:
 
 
 def base2new_train(call: Call) -> Script:
-    """First half: train on the base classes and test on them. On shapes, or with THEN_NEW, the new ones are next."""
+    """First half: train on the base classes and test on them, after stage 0 where the trainer has one.
+
+    On embedded data, or with THEN_NEW, the new classes are next.
+    """
     dataset, seed = call.dataset(), call.seed("base2new_train.sh DATASET SEED [KEY VALUE ...]")
     trained, stem = base2new_folder(call, "train_base", dataset, seed), call.stem("base2new", dataset)
     subset = ("DATASET.NUM_SHOTS", call.shots, "DATASET.SUBSAMPLE_CLASSES", "base")
-    words = call.run(dataset, seed, trained, stem, [*subset, *call.settings("base2new", dataset), *call.pairs])
-    if dataset != "shapes" and not call.variable("THEN_NEW"):
-        return call.script("base2new", dataset, [words], [[trained]])
+    before, start = start_from(call, dataset, seed, stem)
+    words = call.run(dataset, seed, trained, stem, [*subset, *call.settings("base2new", dataset), *start, *call.pairs])
+    if dataset not in EMBEDDED and not call.variable("THEN_NEW"):
+        return call.script("base2new", dataset, [*before, words], [[trained]])
     model = ["--eval-only", "--model-dir", str(trained)]  # the best or the last: which, is known then
     tested, new_words = on_new_classes(call, dataset, seed, model)
-    return call.script("base2new", dataset, [[*words, THEN, *new_words]], [[trained, tested]])
+    return call.script("base2new", dataset, [*before, [*words, THEN, *new_words]], [[trained, tested]])
 
 
 def base2new_test(call: Call) -> Script:
@@ -184,9 +191,10 @@ def base2new_test(call: Call) -> Script:
 
 def on_new_classes(call: Call, dataset: str, seed: str, model: list[str]) -> tuple[Path, list[str]]:
     """Output folder and arguments of the run that tests a model on the new classes."""
-    tested = base2new_folder(call, "test_new", dataset, seed)
+    tested, stem = base2new_folder(call, "test_new", dataset, seed), call.stem("base2new", dataset)
     subset = ("DATASET.NUM_SHOTS", call.shots, "DATASET.SUBSAMPLE_CLASSES", "new")
-    return tested, call.run(dataset, seed, tested, call.stem("base2new", dataset), [*model, *subset, *call.pairs])
+    _, start = start_from(call, dataset, seed, stem)
+    return tested, call.run(dataset, seed, tested, stem, [*model, *subset, *start, *call.pairs])
 
 
 def base2new_folder(call: Call, half: str, dataset: str, seed: str) -> Path:
@@ -216,7 +224,9 @@ def few_shot(call: Call) -> Script:
     for shots in call.variable("SHOTS").split() or SHOTS:
         stem = call.stem("few_shot", dataset, shots)
         folder = call.output / f"few_shot/{dataset}/shots_{shots}/{call.trainer}/{stem}/seed{seed}"
-        more = ["DATASET.NUM_SHOTS", shots, *call.settings("few_shot", dataset), *call.pairs]
+        before, start = start_from(call, dataset, seed, stem)
+        more = ["DATASET.NUM_SHOTS", shots, *call.settings("few_shot", dataset), *start, *call.pairs]
+        calls += [words for words in before if words not in calls]
         calls.append(call.run(dataset, seed, folder, stem, more))
         folders.append(folder)
     return call.script("few_shot", dataset, calls, [[folder] for folder in folders])
@@ -254,6 +264,53 @@ def source_folder(call: Call, source: str, seed: str) -> Path:
     """Of the training run."""
     stem = call.stem("cross_dataset", source)
     return call.output / f"{source}/{call.trainer}/{stem}_{call.shots}shots/seed{seed}"
+
+
+# ---------------------------------------------------------------------------------------------- stage 0
+
+
+def stage0(call: Call) -> Script:
+    """Learn on other data what the trainer starts from, such as GA2-CLIP's hard prompts: on all classes of SOURCE."""
+    plan = stage0_of(call.folder, embedded=True, source=call.word(0, ""))
+    if plan is None:
+        raise ValueError(f"{call.trainer} has no stage 0: no {call.folder}/protocols/stage0.yaml")
+    seed = call.seed("stage0.sh SOURCE SEED [KEY VALUE ...]")
+    words = stage0_run(call, plan, seed, call.pairs)
+    return call.script("source", plan.source, [words], [[stage0_folder(call, plan, seed)]])
+
+
+def stage0_run(call: Call, plan: Stage0, seed: str, pairs: Sequence[str] = ()) -> list[str]:
+    """Arguments of the run."""
+    folder = stage0_folder(call, plan, seed)
+    return call.run(plan.source, seed, folder, plan.stem, ["DATASET.NUM_SHOTS", STAGE0_SHOTS, *pairs])
+
+
+def stage0_folder(call: Call, plan: Stage0, seed: str) -> Path:
+    return call.output / f"stage0/{plan.source}/{call.trainer}/{plan.stem}/seed{seed}"
+
+
+def start_from(call: Call, dataset: str, seed: str, stem: str) -> tuple[list[list[str]], list[str]]:
+    """What has to run before a training, and the ``KEY VALUE`` pair that makes the training start from it.
+
+    On embedded data a script runs stage 0 itself, unless it has finished.
+
+    Raises:
+        ValueError: elsewhere, it has not.
+    """
+    embedded = dataset in EMBEDDED
+    plan = stage0_of(call.folder, embedded, call.variable("SOURCE"))
+    if plan is None or not plan.needed(stem, call.pairs):
+        return [], []
+    folder = stage0_folder(call, plan, seed)
+    pair = [plan.key, str(folder)]
+    if embedded and plan.source in EMBEDDED:
+        return [stage0_run(call, plan, seed)], pair
+    if not call.dry and not (folder / RESULTS).is_file():
+        raise ValueError(
+            f"no finished stage 0 in {folder}: run the script stage0 with {plan.source} {seed} first, or name a "
+            f"checkpoint, as in {plan.key} CHECKPOINT"
+        )
+    return [], pair
 
 
 # ---------------------------------------------------------------------------------------------- finished trainings
@@ -305,7 +362,7 @@ def no_results(folder: Path) -> str:
 # ---------------------------------------------------------------------------------------------- by name
 
 SCRIPTS: dict[str, Callable[[Call], Script]] = {
-    script.__name__: script for script in (base2new_train, base2new_test, few_shot, xd_train, xd_test, zeroshot)
+    script.__name__: script for script in (base2new_train, base2new_test, few_shot, xd_train, xd_test, zeroshot, stage0)
 }
 
 
