@@ -134,6 +134,6 @@ def test_between_the_passes_nothing_from_within_a_layer_is_kept(clip):
 
     per_layer = 6 * 7 * 48  # frames, rows, width
     assert stored(False) > 10 * 4 * per_layer
-    assert stored(True) < 3 * per_layer  # the norms before and after the layers
+    assert stored(True) < 6 * per_layer  # before and after the layers
     with torch.no_grad():
         assert stored(True) == stored(False) == 0
