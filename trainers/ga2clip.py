@@ -230,8 +230,8 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
         node = self.cfg.TRAINER.GA2CLIP
         require(
             not wants_anchors(node) or "anchors" in self.beside,
-            f"{KEY}.ANCHOR.ENABLED needs anchors, and {self.cfg.DATASET.NAME} has none: give a list of irrelevant clips "
-            f"as DATASET.ANCHOR.LIST, or set {KEY}.ANCHOR.ENABLED False",
+            f"{KEY}.ANCHOR.ENABLED needs anchors, and {self.cfg.DATASET.NAME} has none: give a list of irrelevant "
+            f"clips as DATASET.ANCHOR.LIST, or set {KEY}.ANCHOR.ENABLED False",
         )
         super().before_train()
         if node.HARD.ENABLED and not self.start_epoch and not self.cfg.MODEL.INIT_WEIGHTS:  # which bring their own
@@ -251,15 +251,15 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
         try:
             require(
                 node.SOURCE,
-                f"{SOURCE} is empty: name the OUTPUT_DIR of a run on other data ({KEY}.HARD.ENABLED False and "
-                f"ANCHOR.ENABLED False: stage 0; or CoOp), a checkpoint, or {TEMPLATE}; or set {KEY}.HARD.ENABLED False",
+                f"{SOURCE} is empty: name the OUTPUT_DIR of a run on other data (stage 0, which is GA2CLIP without "
+                f"hard prompts and anchors, or CoOp), a checkpoint, or {TEMPLATE}; or set {KEY}.HARD.ENABLED False",
             )
             path = find_checkpoint(node.SOURCE, SOURCE)
             prompts, data = read_context(path, SOURCE)
             require(
                 tuple(prompts.shape) == expected,
-                f"{SOURCE}: {path} holds {prompts.shape[0]} prompts of width {prompts.shape[1]}: expected {expected[0]} "
-                f"of {expected[1]}, as {KEY}.N_CTX_TEXT and the backbone have it",
+                f"{SOURCE}: {path} holds {prompts.shape[0]} prompts of width {prompts.shape[1]}: expected "
+                f"{expected[0]} of {expected[1]}, as {KEY}.N_CTX_TEXT and the backbone have it",
             )
         except (OSError, ValueError) as error:
             if node.FALLBACK == "error":
@@ -277,7 +277,7 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
         return start_context(self.backbone, TEMPLATE_WORDS, length)[torch.arange(count) % length]
 
     def build_schedule(self) -> Any:
-        """The authors' rate at every update, not at every tenth: linear from 0 through the warm-up, then cosine to 0."""
+        """The authors' rates, at every update: linear from 0 through the warm-up, then cosine to 0."""
         return torch.optim.lr_scheduler.LambdaLR(
             self.optim,
             partial(
@@ -307,7 +307,7 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
         node, optim, defaults = cfg.TRAINER.GA2CLIP, cfg.OPTIM, get_cfg_default().OPTIM
         require(
             optim.WARMUP_EPOCH < optim.MAX_EPOCH,
-            f"OPTIM.WARMUP_EPOCH {optim.WARMUP_EPOCH}: expected fewer than the {optim.MAX_EPOCH} epochs of the training",
+            f"OPTIM.WARMUP_EPOCH {optim.WARMUP_EPOCH}: expected fewer than OPTIM.MAX_EPOCH {optim.MAX_EPOCH}",
         )
         for key, value in (
             ("LR_SCHEDULER", "cosine"),

@@ -1,9 +1,9 @@
 """Generic attribute anchors (GA2-CLIP): irrelevant clips must stay closer to a negative text than to any class.
 
-With ``a`` an anchor's feature, ``t_c`` those of the classes and ``q_j`` those of the negative texts, all of unit length:
+With ``a`` an anchor's feature, ``t_c`` those of the classes and ``q_j`` those of the negative texts, all unit:
 
-* ``softplus``: mean of ``softplus(kappa delta) / kappa`` over the anchors, ``delta`` = max_c cos(a, t_c) - max_j
-  cos(a, q_j) + margin;
+* ``softplus``: mean over the anchors of ``softplus(kappa delta) / kappa``, with
+  ``delta = max_c cos(a, t_c) - max_j cos(a, q_j) + margin``;
 * ``hinge``: mean of ``max(0, delta)``;
 * ``extra_class``: cross-entropy of the anchors, with the negative text as class C + 1, which is the right one;
 * ``additive``: the authors' code: ``alpha`` max_j cos(a, q_j) joins the cosine of every class alike. Softmax does not
