@@ -10,6 +10,7 @@ from anprompt.engine.trainer import PromptTrainer
 from anprompt.engine.two_heads import TwoHeadTrainer
 from anprompt.prompts.context import ContextCLIP, ContextLearner, context_prompts, start_context, words
 from anprompt.prompts.deep_tokens import DeepTokenCLIP, LinearAligner, PrototypeProjection, last_layers
+from anprompt.prompts.independent import IndependentLearner
 from anprompt.prompts.prompted_clip import PromptedCLIP, random_prompts, unit
 from anprompt.prompts.templates import filled
 from anprompt.utils.config import add_trainer_node, require, require_number
@@ -23,6 +24,7 @@ __all__ = [
     "ContextLearner",
     "DeepTokenCLIP",
     "FIXED",
+    "IndependentLearner",
     "LinearAligner",
     "PromptTrainer",
     "PromptedCLIP",

@@ -25,8 +25,10 @@ from anprompt.prompts.context import (
     words,
 )
 from anprompt.prompts.prompted_clip import PromptedCLIP, unit
+from anprompt.utils.config import require
 from anprompt.utils.distributed import shared_out
 from anprompt.utils.settings import Setting, Settings, whole
+from anprompt.video.dataset import is_video_data
 from dassl.engine import TRAINER_REGISTRY
 
 # Prompts that run through the text tower at a time. A batch with more is split by images, and activations are
@@ -106,6 +108,14 @@ class CoCoOp(PromptTrainer[ConditionalCLIP]):
     """Conditional context optimisation."""
 
     settings = SETTINGS
+
+    @classmethod
+    def check_test_cfg(cls, cfg: CfgNode) -> None:
+        require(
+            not is_video_data(cfg.DATASET.NAME),
+            f"CoCoOp writes its prompts for one image, and {cfg.DATASET.NAME} has clips: use CoOp or another trainer",
+        )
+        super().check_test_cfg(cfg)
 
     @classmethod
     def build_prompted_model(cls, cfg: CfgNode, backbone: Backbone, classnames: Sequence[str]) -> ConditionalCLIP:

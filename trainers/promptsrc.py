@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
@@ -19,7 +19,7 @@ from anprompt.clip.backbone import Backbone, layers_of, text_depth, vision_depth
 from anprompt.engine.batch import Batch
 from anprompt.engine.trainer import PromptTrainer
 from anprompt.prompts.context import ContextCLIP, context_prompts, start_context, words
-from anprompt.prompts.prompted_clip import random_prompts
+from anprompt.prompts.independent import IndependentLearner
 from anprompt.prompts.templates import clip_templates
 from anprompt.utils import distributed
 from anprompt.utils.config import require
@@ -28,30 +28,6 @@ from dassl.engine import TRAINER_REGISTRY
 
 MIN_WEIGHT = 1e-300  # below, floating point has no room for a weight
 TEMPLATES = 60  # the paper's number N; here the first 60 of the 80 that CLIP's authors wrote for ImageNet
-
-
-class IndependentLearner(nn.Module):
-    """Prompts of the first layers of both towers.
-
-    Args:
-        start: ``[K, D_text]`` of the first text layer.
-        depths: number of text and of vision layers.
-        vision_shape: ``(K, D_vision)`` of one vision layer's prompts.
-    """
-
-    def __init__(self, start: Tensor, depths: tuple[int, int], vision_shape: tuple[int, int]):
-        super().__init__()
-        self.ctx = nn.Parameter(start)
-        self.deep_text = nn.ParameterList(random_prompts(*start.shape) for _ in range(depths[0] - 1))
-        self.vision = nn.ParameterList(random_prompts(*vision_shape) for _ in range(depths[1]))
-
-    def text_tokens(self) -> dict[int, Tensor]:
-        """Layer -> ``[K, D_text]``."""
-        return dict(enumerate([self.ctx, *self.deep_text], start=1))
-
-    def vision_tokens(self) -> dict[int, Tensor]:
-        """Layer -> ``[K, D_vision]``."""
-        return dict(enumerate(self.vision, start=1))
 
 
 class GaussianAverage:

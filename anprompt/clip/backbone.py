@@ -8,7 +8,8 @@ Names (``MODEL.BACKBONE.NAME``):
 * ``ARCH/TAG``: a pair of open_clip, such as ``ViT-B-16/laion2b_s34b_b88k``, found where open_clip puts it.
 
 A path (``MODEL.BACKBONE.PATH``) replaces the search: OpenAI's ``.pt`` (TorchScript archive or state dict), a
-``.safetensors`` file, or an open_clip checkpoint. Nothing is ever downloaded; a missing file is an error that says how
+``.safetensors`` file, an open_clip checkpoint, or one of a video model whose encoders are CLIP's, tuned (Text4Vis,
+GA2-CLIP, ViFi-CLIP). Nothing is ever downloaded; a missing file is an error that says how
 to get it. open_clip is imported on first use, because that takes seconds.
 """
 
@@ -18,6 +19,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +63,15 @@ _OTHER_TOKENIZER = ("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs")
 _OTHER_BLOCKS = (
     "block_type", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc",
 )  # fmt: skip
+
+# Where video models keep their weights, what they call CLIP's towers, and what they name as CLIP does.
+_TUNED = ("model_state_dict", "model")
+_TOWERS = {"image_encoder.": "visual.", "text_encoder.": ""}
+_OF_CLIP = (
+    "visual.", "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection",
+    "logit_scale",
+)  # fmt: skip
+_FULL_SCALE = math.log(100)  # to which CLIP's logit scale is clipped, and which all of OpenAI's models have
 
 _SHOWN = 5  # differences that a message lists
 
@@ -241,11 +252,13 @@ def vision_depth(name: str) -> int:
     return _config(name)["vision_cfg"].get("layers", 12)
 
 
-def layers_of(*depths: Callable[[str], int]) -> Check:
-    """Check of a number of first layers: each of these towers has as many, as ``layers_of(text_depth)``."""
+def layers_of(*depths: Callable[[str], int], low: int = 1) -> Check:
+    """Check of a number of first layers, from ``low`` on: each of these towers has as many, as in
+    ``layers_of(text_depth)``.
+    """
 
     def check(key: str, value: Any, cfg: CfgNode) -> None:
-        require_number(key, value, 1, min(depth(cfg.MODEL.BACKBONE.NAME) for depth in depths))
+        require_number(key, value, low, min(depth(cfg.MODEL.BACKBONE.NAME) for depth in depths))
 
     return check
 
@@ -388,16 +401,37 @@ def _read_state_dict(file: Path, source: _Source, digest: str) -> dict[str, Tens
             f"open_clip checkpoint, found {file.stat().st_size:,} bytes with sha256 {digest}{published}. "
             f"The file is cut short or of another kind ({error}): get it again, or name another."
         ) from None
+    tuned = next((key for key in _TUNED if isinstance(state.get(key), dict)), None)
     if isinstance(state.get("state_dict"), dict):  # open_clip's training checkpoints
-        state = state["state_dict"]
+        state, tuned = state["state_dict"], None
+    elif tuned:
+        state = state[tuned]
     odd = [str(key) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if odd:
         shown = ", ".join(odd[:_SHOWN])
         raise ValueError(f"{file} does not hold {source.name}: expected tensors by name, found others in {shown}")
     weights = {key.removeprefix("module."): value for key, value in state.items() if key not in _NOT_WEIGHTS}
+    if tuned:
+        weights = _of_clip(weights, file)
     if "logit_scale" in weights and weights["logit_scale"].numel() == 1:  # [] or [1], depending on who saved it
         weights["logit_scale"] = weights["logit_scale"].reshape(())
     return weights
+
+
+def _of_clip(weights: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The encoders of a video model by CLIP's names. What it has besides is left out, and counted in the log."""
+    renamed = {}
+    for key, value in weights.items():
+        tower = next((name for name in _TOWERS if key.startswith(name)), "")
+        renamed[_TOWERS.get(tower, "") + key.removeprefix(tower)] = value
+    kept = {key: value for key, value in renamed.items() if key.startswith(_OF_CLIP)}
+    others = [key for key in renamed if key not in kept]
+    if others:
+        logger.info("%s: %d tensors are no part of CLIP's towers, such as %s", file, len(others), others[0])
+    if "logit_scale" not in kept:
+        logger.info("%s has no logit_scale: CLIP's own is taken, 100", file)
+        kept["logit_scale"] = torch.tensor(_FULL_SCALE)
+    return kept
 
 
 def read_any_format(file: Path) -> dict[str, Any]:

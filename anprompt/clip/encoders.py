@@ -4,6 +4,11 @@ Notation, used in the whole project: ``B`` images, ``C`` classes, ``K`` tokens, 
 ``D`` width of a tower, ``E`` joint width, ``J`` first layer that receives tokens. Layers count from 1. In the text
 tower, prompts come in ``G`` groups of ``C``: one group, or one per image where the text depends on the image (CoCoOp).
 
+Wherever images ``[B, 3, H, W]`` are taken, so are clips of ``T`` frames, ``[B, T, 3, H, W]``, and ``V`` views of each,
+``[B, V, T, 3, H, W]``. Frames go through the vision tower one by one, and its output rows are averaged over them, in
+:func:`vision_rows` and nowhere else: what follows, up to the unit length, is linear, so every feature, head and loss
+sees a clip's mean before it is normalised.
+
 The backbone is an untouched :class:`open_clip.CLIP`; nothing here has parameters. A tower runs in two halves: a
 *trunk* up to a chosen layer, which no learnable token reaches and which may therefore be computed once and shared,
 and the rest, which takes :class:`Tokens`. That carries the whole family:
@@ -32,7 +37,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -112,15 +117,23 @@ class TextStates:
 
 @dataclass(frozen=True)
 class VisionStates:
-    """Image sequences on their way through the tower: ``hidden`` ``[B, 1 + P (+ K), D]`` about to enter ``layer``."""
+    """Image sequences on their way through the vision tower, about to enter ``layer``.
+
+    Attributes:
+        hidden: ``[B, 1 + P (+ K), D]``; of clips, one sequence per frame: ``[B * V * T, ...]``.
+        frames: V * T, of consecutive sequences that belong to one clip; 1 for images.
+        recompute: compute the layers again in the backward pass instead of keeping what they need for it.
+    """
 
     hidden: Tensor
     layer: int = 1
+    frames: int = 1
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
 class VisionRows:
-    """Output rows of the vision tower after the last LayerNorm, before any projection.
+    """Output rows of the vision tower after the last LayerNorm, before any projection; of clips, the frames' mean.
 
     Attributes:
         class_row: ``[B, D]``.
@@ -270,27 +283,33 @@ def _behind(prefix: Tensor, own: Tensor) -> Tensor:
     return torch.cat([shared, own], dim=1)
 
 
-def vision_trunk(clip: CLIP, images: Tensor, layer: int = 1, appended: Tensor | None = None) -> VisionStates:
-    """Embed images ``[B, 3, H, W]`` and run the layers below ``layer``.
+def vision_trunk(
+    clip: CLIP, images: Tensor, layer: int = 1, appended: Tensor | None = None, recompute: bool = False
+) -> VisionStates:
+    """Embed images ``[B, 3, H, W]``, or clips, and run the layers below ``layer``.
 
     Args:
         appended: tokens ``[K, D]`` or ``[B, K, D]`` behind the patches, added before the first LayerNorm (MaPLe).
+        recompute: see :class:`VisionStates`.
     """
-    visual = clip.visual
-    patches = visual.conv1(images).flatten(2).transpose(1, 2)
+    visual, frames = clip.visual, math.prod(images.shape[1:-3])
+    patches = visual.conv1(images.flatten(0, -4)).flatten(2).transpose(1, 2)
     class_token = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
     hidden = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
     if appended is not None:
         hidden = torch.cat([hidden, _per_sequence(appended, hidden)], dim=1)
-    hidden = run_vision_layers(visual, visual.ln_pre(hidden), range(1, layer))
-    return VisionStates(hidden, layer)
+    start = VisionStates(visual.ln_pre(hidden), 1, frames, recompute)
+    return replace(start, hidden=run_vision_layers(visual, start, range(1, layer)), layer=layer)
 
 
 def vision_rows(clip: CLIP, states: VisionStates, tokens: Tokens | None = None) -> VisionRows:
-    """Run the remaining layers with ``tokens``; the class row and the token rows after the last LayerNorm."""
+    """Run the remaining layers with ``tokens``; the class row and the token rows after the last LayerNorm.
+
+    Those of a clip are the mean of its frames'.
+    """
     visual = clip.visual
     depth = len(visual.transformer.resblocks)
-    hidden = run_vision_layers(visual, states.hidden, range(states.layer, depth), tokens)
+    hidden = run_vision_layers(visual, states, range(states.layer, depth), tokens)
     hidden = place_tokens(hidden, tokens, depth)
     count = tokens.count if tokens else 0
     start = hidden.shape[1] - count if tokens and tokens.at_end else 1
@@ -299,15 +318,29 @@ def vision_rows(clip: CLIP, states: VisionStates, tokens: Tokens | None = None) 
         class_row, _, token_rows, _ = rows.split([1, start - 1, count, rows.shape[1] - start - count], dim=1)
         return torch.cat([class_row, token_rows], dim=1)
 
-    normed = visual.ln_post(blocks.run_block(visual.transformer.resblocks[-1], hidden, pick=read))
+    normed = visual.ln_post(run_vision_block(visual.transformer.resblocks[-1], hidden, states.recompute, read))
+    if states.frames > 1:
+        normed = normed.unflatten(0, (-1, states.frames)).mean(dim=1)
     return VisionRows(class_row=normed[:, 0], token_rows=normed[:, 1:])
 
 
-def run_vision_layers(visual: VisionTower, hidden: Tensor, layers: range, tokens: Tokens | None = None) -> Tensor:
-    """Run ``layers`` over ``hidden`` ``[B, 1 + P (+ K), D]``; before a layer that has tokens, put them in place."""
+def run_vision_layers(visual: VisionTower, states: VisionStates, layers: range, tokens: Tokens | None = None) -> Tensor:
+    """Run ``layers`` and return what enters the next one; before a layer that has tokens, put them in place."""
+    hidden = states.hidden
     for layer in layers:
-        hidden = blocks.run_block(visual.transformer.resblocks[layer - 1], place_tokens(hidden, tokens, layer))
+        hidden = place_tokens(hidden, tokens, layer)
+        hidden = run_vision_block(visual.transformer.resblocks[layer - 1], hidden, states.recompute)
     return hidden
+
+
+def run_vision_block(
+    block: Any, hidden: Tensor, recompute: bool, pick: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """``run_block``; with ``recompute``, only ``hidden`` is kept for the backward pass. Nothing in it is random."""
+    if recompute and torch.is_grad_enabled():
+        run = partial(blocks.run_block, block, pick=pick)
+        return checkpoint(run, hidden, use_reentrant=False, preserve_rng_state=False)
+    return blocks.run_block(block, hidden, pick=pick)
 
 
 def place_tokens(hidden: Tensor, tokens: Tokens | None, layer: int) -> Tensor:

@@ -5,6 +5,7 @@ What they yield and what they draw from the random generators is bit for bit wha
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import random
 import weakref
@@ -20,6 +21,7 @@ from anprompt.data.device_images import DeviceImages
 from anprompt.data.test_images import CachedImages, CachingLoader
 from anprompt.data.train_images import KeptImages
 from anprompt.data.workers import name_shortage
+from anprompt.utils.rng import kept_generators
 from dassl.data import DatasetWrapper
 
 try:
@@ -36,6 +38,7 @@ WITHOUT_WORKERS = {
 }  # fmt: skip
 WITHOUT_DRAWS = (T.Resize, T.CenterCrop, T.ToTensor, T.Normalize)
 SeededIndex = tuple[int, int, int]  # index of the item; epoch of these workers, from 0; its base seed
+SEEDS = 2**32  # as many as NumPy's generator takes
 
 
 def with_kept_images(loader: Any) -> Any:
@@ -61,6 +64,23 @@ def with_cached_images(loader: Any) -> Any:
     return CachingLoader(CachedImages.like(loader.dataset), **arguments(loader))
 
 
+def with_staying_workers(loader: Any) -> Any:
+    """``loader`` with workers that stay, whatever it loads; as it is where it is not a plain one."""
+    if type(loader) is not DataLoader or loader.batch_size is None:
+        return loader
+    return StayingLoader(loader.dataset, **arguments(loader))
+
+
+def with_own_draws(loader: DataLoader, seed: int) -> StayingLoader:
+    """``loader`` with an order and an augmentation that follow from (seed, epoch) alone: see :class:`OwnOrder`.
+
+    Batches of other loaders are those of a run without it, with and without workers, and of any number of them.
+    """
+    order = OwnOrder(len(loader.dataset), seed)  # type: ignore[arg-type]
+    options = arguments(loader) | {"sampler": order, "generator": torch.Generator()}  # its base seed is drawn here
+    return StayingLoader(OwnDraws(loader.dataset), **options)
+
+
 def stop_workers(loader: Any) -> None:
     """End the workers that stay, if ``loader`` has any: they would idle until it is gone."""
     if isinstance(loader, StayingLoader):
@@ -79,6 +99,8 @@ def drawing_workers(loader: Any) -> int | None:
     Another number gives other draws. None: it does not matter, for nothing is drawn, or the GPU augments.
     """
     images: Any = getattr(loader, "dataset", None)
+    if isinstance(images, OwnDraws):
+        return None
     if isinstance(loader, DeviceLoader):
         images.prepare()
         if images.on_device is not None:
@@ -192,6 +214,52 @@ class SeededDataset(Dataset):
             self.epoch = epoch
             seed_worker(seed)
         return self.dataset[item]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+class OwnOrder(Sampler):
+    """All items in an order of their own, each with a seed for what its augmentation draws.
+
+    Args:
+        count: of items.
+        seed: of the run. Negative: from nothing that can be repeated.
+    """
+
+    def __init__(self, count: int, seed: int):
+        self.count = count
+        self.seed = seed if seed >= 0 else torch.Generator().seed()
+        self.begin(0)
+
+    def begin(self, epoch: int) -> None:
+        """The next pass is the first one of ``epoch``."""
+        self.epoch, self.passes = epoch, 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        digest = hashlib.sha256(f"seed {self.seed}, epoch {self.epoch}, pass {self.passes}".encode()).digest()
+        self.passes += 1
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        order = torch.randperm(self.count, generator=generator).tolist()
+        return iter(zip(order, torch.randint(SEEDS, (self.count,), generator=generator).tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class OwnDraws(Dataset):
+    """Items of ``dataset``, whose draws follow from the seed that comes with an index, and move no other generator."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __getitem__(self, index: tuple[int, int]) -> Any:
+        item, seed = index
+        with kept_generators():
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002  (the global generator is what transforms draw from)
+            torch.default_generator.manual_seed(seed)
+            return self.dataset[item]
 
     def __len__(self) -> int:
         return len(self.dataset)

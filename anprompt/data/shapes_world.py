@@ -41,7 +41,12 @@ def _box(x: Array, y: Array, half_width: float, half_height: float) -> Array:
 
 def _star(x: Array, y: Array) -> Array:
     # A point lies in the pentagram when it is on the inner side of at least four of its five lines.
-    return np.sort(np.stack(_half_planes(x, y, 5, 0.38)), axis=0)[-2]
+    largest, *others = _half_planes(x, y, 5, 0.38)
+    second = np.full_like(largest, -np.inf)
+    for distance in others:
+        second = np.maximum(second, np.minimum(largest, distance))
+        largest = np.maximum(largest, distance)
+    return second
 
 
 def _heart(x: Array, y: Array) -> Array:
@@ -109,7 +114,7 @@ _X, _Y = np.meshgrid(_AXIS, _AXIS)
 _PIXEL = 2 / SIZE
 
 
-def _coverage(shape: str, centre: tuple[float, float], scale: float, degrees: float, squash: float = 1.0) -> Array:
+def coverage(shape: str, centre: tuple[float, float], scale: float, degrees: float, squash: float = 1.0) -> Array:
     """How much of each pixel the shape covers: float64 [SIZE, SIZE] in [0, 1], antialiased."""
     angle = math.radians(degrees)
     # The last bits of sine and cosine differ between platforms.
@@ -119,12 +124,13 @@ def _coverage(shape: str, centre: tuple[float, float], scale: float, degrees: fl
     return np.clip(0.5 - field * (scale / _PIXEL), 0.0, 1.0)
 
 
-def _over(coverage: Array, colour: Array, canvas: Array) -> Array:
+def over(covered: Array, colour: Array, canvas: Array) -> Array:
     """Paints `colour` (anything that broadcasts to the canvas) over the canvas [SIZE, SIZE, 3]."""
-    return canvas + coverage[:, :, None] * (colour - canvas)
+    return canvas + covered[:, :, None] * (colour - canvas)
 
 
-def _to_pixels(canvas: Array) -> Array:
+def to_pixels(canvas: Array) -> Array:
+    """Rounded: uint8, of the same shape."""
     return np.clip(np.floor(canvas + 0.5), 0, 255).astype(np.uint8)
 
 
@@ -132,10 +138,10 @@ def _jitter(colour: tuple[float, float, float], amount: float, rng: Random) -> A
     return np.array([channel + rng.uniform(-amount, amount) for channel in colour])
 
 
-def _noise(rng: Random) -> Array:
+def noise(rng: Random) -> Array:
     """White noise: float64 [SIZE, SIZE, 3], uniform in [-1, 1]."""
-    noise = np.frombuffer(rng.randbytes(3 * SIZE * SIZE), np.uint8)
-    return noise.reshape(SIZE, SIZE, 3) / 127.5 - 1
+    drawn = np.frombuffer(rng.randbytes(3 * SIZE * SIZE), np.uint8)
+    return drawn.reshape(SIZE, SIZE, 3) / 127.5 - 1
 
 
 def _triangle_wave(phase: Array) -> Array:
@@ -152,13 +158,13 @@ def drawing(colour: str, shape: str, background: str, scale: float, rng: Random)
         rng: draws place, tilt, shades, brightness and a faint grain.
     """
     centre = (rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2))
-    coverage = _coverage(shape, centre, scale, rng.uniform(-30, 30), rng.uniform(0.8, 1.0))
+    covered = coverage(shape, centre, scale, rng.uniform(-30, 30), rng.uniform(0.8, 1.0))
     canvas = np.zeros((SIZE, SIZE, 3)) + _jitter(BACKGROUNDS[background], 25, rng)
-    canvas = _over(coverage, _jitter(COLOURS[colour], 20, rng), canvas)
-    return _to_pixels(canvas * rng.uniform(0.65, 1.05) + rng.uniform(0, 15) * _noise(rng))
+    canvas = over(covered, _jitter(COLOURS[colour], 20, rng), canvas)
+    return to_pixels(canvas * rng.uniform(0.65, 1.05) + rng.uniform(0, 15) * noise(rng))
 
 
-def _tabletop(rng: Random) -> Array:
+def tabletop(rng: Random) -> Array:
     """A muted, unevenly lit background with a woven texture: float64 [SIZE, SIZE, 3]."""
     grey = rng.uniform(140, 220)
     near, far = (_jitter((grey, grey, grey), 30, rng) for _ in range(2))
@@ -167,7 +173,7 @@ def _tabletop(rng: Random) -> Array:
     return near + slope[:, :, None] * (far - near) + rng.uniform(5, 20) * weave[:, :, None]
 
 
-def _material(colour: str, rng: Random) -> Array:
+def material(colour: str, rng: Random) -> Array:
     """The paint of a photographed object: grained and shaded from one side, float64 [SIZE, SIZE, 3]."""
     tilt = rng.uniform(-1, 1)
     grain = _triangle_wave(_X * rng.uniform(1, 4) + _Y * tilt * 3 + rng.random())
@@ -175,12 +181,12 @@ def _material(colour: str, rng: Random) -> Array:
     return _jitter(COLOURS[colour], 25, rng) * shade[:, :, None]
 
 
-def _blur(canvas: Array) -> Array:
+def blur(canvas: Array) -> Array:
     """Binomial 3x3 blur with the border repeated."""
     for axis in (0, 1):
-        padded = np.concatenate([canvas.take([0], axis), canvas, canvas.take([-1], axis)], axis)
-        before, after = padded.take(range(SIZE), axis), padded.take(range(2, SIZE + 2), axis)
-        canvas = (before + after) / 4 + canvas / 2
+        rows = np.moveaxis(canvas, axis, 0)
+        padded = np.concatenate([rows[:1], rows, rows[-1:]])
+        canvas = np.moveaxis((padded[:-2] + padded[2:]) / 4 + rows / 2, 0, axis)
     return canvas
 
 
@@ -194,13 +200,13 @@ def photo(classname: str, rng: Random) -> Array:
     colour, shape = classname.split()
     scale, degrees, squash = rng.uniform(0.5, 0.8), rng.uniform(-35, 35), rng.uniform(0.75, 1.0)
     centre = (rng.uniform(-0.15, 0.15), rng.uniform(-0.15, 0.15))
-    shadow = _coverage(shape, (centre[0] + 0.1, centre[1] + 0.12), scale, degrees, squash)
-    coverage = _coverage(shape, centre, scale, degrees, squash)
-    canvas = _tabletop(rng)
-    canvas = _over(shadow * 0.6, canvas * 0.35, canvas)
-    canvas = _blur(_over(coverage, _material(colour, rng), canvas))
+    shadow = coverage(shape, (centre[0] + 0.1, centre[1] + 0.12), scale, degrees, squash)
+    covered = coverage(shape, centre, scale, degrees, squash)
+    canvas = tabletop(rng)
+    canvas = over(shadow * 0.6, canvas * 0.35, canvas)
+    canvas = blur(over(covered, material(colour, rng), canvas))
     canvas = canvas * np.array(LAMP) * rng.uniform(0.75, 1.1)
-    return _to_pixels(canvas + rng.uniform(5, 30) * _noise(rng))
+    return to_pixels(canvas + rng.uniform(5, 30) * noise(rng))
 
 
 def dataset_photo(split: str, classname: str, index: int) -> Array:

@@ -13,9 +13,11 @@ from typing import Any
 from yacs.config import CfgNode
 
 from anprompt.data.split_dataset import SplitDataset
-from anprompt.utils.config import leaves, require, require_number
+from anprompt.utils.config import add_shared_cfg, leaves, require, require_number
 from anprompt.utils.settings import Check, number, one_of, whole
 from anprompt.utils.suggest import require_known
+from anprompt.video.config import UNREAD_OF_CLIPS, UNREAD_OF_IMAGES, VIDEO_VALUES
+from anprompt.video.dataset import VideoDataset, is_video_data
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.evaluation import EVALUATOR_REGISTRY
@@ -48,17 +50,21 @@ def check_read(cfg: CfgNode, also: Collection[str] = ()) -> None:
     Args:
         also: keys that the trainer at hand reads besides.
     """
-    defaults = dict(leaves(get_cfg_default()))
+    default_cfg = get_cfg_default()
+    add_shared_cfg(default_cfg)
+    defaults = dict(leaves(default_cfg))
     for key, value in leaves(cfg):
         reason = None if key in also else unread(key, cfg)
         if reason is not None and key in defaults and not _same(value, defaults[key]):
-            who = cfg.DATASET.NAME if key.startswith("DATASET.") else cfg.TRAINER.NAME
+            who = cfg.TRAINER.NAME if key.startswith(tuple(UNREAD)) else cfg.DATASET.NAME
             raise ValueError(f"{key} {value!r} has no effect: {who} does not read it, since {reason}. Leave it out")
 
 
 def unread(key: str, cfg: CfgNode) -> str | None:
     """Why nothing reads a key, or None where something does."""
-    table = UNREAD | (UNREAD_DATA if _is_ours(cfg.DATASET.NAME) else {})
+    if key.startswith("DATASET.") and not _is_ours(cfg.DATASET.NAME):
+        return None
+    table = UNREAD | UNREAD_DATA | (UNREAD_OF_CLIPS if is_video_data(cfg.DATASET.NAME) else UNREAD_OF_IMAGES)
     return next((reason for start, reason in table.items() if key == start or _below(key, start)), None)
 
 
@@ -69,7 +75,7 @@ def _below(key: str, start: str) -> bool:
 def _is_ours(dataset: str) -> bool:
     known = dataset in DATASET_REGISTRY.registered_names()
     found = DATASET_REGISTRY.get(dataset) if known else None  # a function may be registered, too
-    return isinstance(found, type) and issubclass(found, SplitDataset)
+    return isinstance(found, type) and issubclass(found, SplitDataset | VideoDataset)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -210,5 +216,6 @@ VALUES: dict[str, Check] = {
     "OPTIM.WARMUP_MIN_LR": LIMITED,
     "TRAIN.ACCUMULATE": count(1),
     "TEST.EVALUATOR": lambda key, value, cfg: require_known(key, value, EVALUATOR_REGISTRY.registered_names()),
+    **VIDEO_VALUES,
 }
 VALUES_OF_TESTS = [key for key in VALUES if not key.startswith(("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X."))]

@@ -23,13 +23,21 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone, find_weights, load_clip_once
-from anprompt.data.loaders import endless, stop_workers, with_cached_images, with_device_images, with_kept_images
+from anprompt.data.loaders import (
+    endless,
+    stop_workers,
+    with_cached_images,
+    with_device_images,
+    with_kept_images,
+    with_staying_workers,
+)
 from anprompt.engine.accumulation import GradientMean
 from anprompt.engine.batch import Batch
 from anprompt.engine.checkpoint import require_checkpoint
 from anprompt.engine.cuda_graphs import GraphedStep
 from anprompt.engine.keys import VALUES_OF_TESTS, check_read, check_values
 from anprompt.engine.resumable import INIT_WEIGHTS, LEARNER, Model, ResumableTrainer
+from anprompt.engine.video_classification import VideoClassification
 from anprompt.prompts.templates import prompts_for, template_for
 from anprompt.runs.identity import asked_protocol, protocol_of
 from anprompt.runs.results import Tally, peak_memory, versions, weights_digest
@@ -40,11 +48,15 @@ from anprompt.utils.files import atomic_path
 from anprompt.utils.memory import named_shortage
 from anprompt.utils.settings import Settings
 from anprompt.utils.suggest import require_known
+from anprompt.video.dataset import is_video_data
+from dassl.data import DataManager
 from dassl.data.transforms import INTERPOLATION_MODES
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 
 PRECISIONS = ("fp32", "amp", "bf16")
+LOADERS = ("train_loader_x", "train_loader_u", "val_loader", "test_loader")
+CLASSES = ("num_classes", "num_source_domains", "lab2cname")
 # The family's fp16 also keeps what is learned in half precision, which makes losses NaN; it is taken as amp here.
 PRECISION_NAMES = {"fp16": "amp"}
 AUTOCAST_DTYPES = {"amp": torch.float16, "bf16": torch.bfloat16}
@@ -205,11 +217,18 @@ class PromptTrainer(ResumableTrainer[Model]):
         started = time.perf_counter()
         with named_shortage("while the model was built", "choose a smaller MODEL.BACKBONE, or fewer classes"):
             super().__init__(cfg)
+        if self.sees_clips and cfg.TEST.EVALUATOR == "Classification":  # Dassl's default
+            self.evaluator = VideoClassification(cfg, lab2cname=self.lab2cname)
         self.build_seconds = time.perf_counter() - started  # data set, weights, text
+
+    @property
+    def sees_clips(self) -> bool:
+        """Whether ``batch["img"]`` is ``[B, T, 3, H, W]``, and with views ``[B, V, T, 3, H, W]``."""
+        return is_video_data(self.cfg.DATASET.NAME)
 
     def build_data_loader(self) -> None:
         """Dassl's loaders, and the method's, with images that are decoded once and workers that stay."""
-        distributed.main_first(super().build_data_loader)
+        distributed.main_first(self.load_clips if self.sees_clips else super().build_data_loader)
         self.beside = {name: self.for_training(loader) for name, loader in self.make_loaders().items()}
         for name, loader in self.beside.items():
             require(len(loader) > 0, f"the loader {name!r} of {type(self).__name__} has no batch")
@@ -217,7 +236,22 @@ class PromptTrainer(ResumableTrainer[Model]):
         self.test_loader = with_cached_images(self.test_loader)
         self.val_loader = with_cached_images(self.val_loader)
 
+    def load_clips(self) -> None:
+        """What Dassl does for images, with items and transforms of clips."""
+        from anprompt.video.clips import VideoDatasetWrapper
+        from anprompt.video.transforms import clip_transform
+
+        transforms = {
+            "custom_tfm_train": clip_transform(self.cfg, is_train=True),
+            "custom_tfm_test": clip_transform(self.cfg, is_train=False),
+        }
+        self.dm = DataManager(self.cfg, dataset_wrapper=VideoDatasetWrapper, **transforms)
+        for name in (*LOADERS, *CLASSES):
+            setattr(self, name, getattr(self.dm, name))
+
     def for_training(self, loader: Any) -> Any:
+        if self.sees_clips:
+            return with_staying_workers(loader)
         if self.cfg.DATALOADER.AUGMENT_ON_GPU:
             return with_device_images(loader, self.device)
         return with_kept_images(loader)
@@ -231,6 +265,7 @@ class PromptTrainer(ResumableTrainer[Model]):
         if cfg.MODEL.INIT_WEIGHTS:
             self.start_from_weights(cfg.MODEL.INIT_WEIGHTS)
         self.streams: dict[str, Iterator[Any]] = {}  # what is loaded beside train_loader_x in this epoch
+        self.watched: dict[str, Tensor] = {}  # numbers that loss_terms() leaves to be reported beside the terms
         self.objective = self.loss_terms  # averaged over the processes, where there are several
         print(f"# learnable parameters: {self.learnable_count:,}")
         if not self.learnable_count:
@@ -303,12 +338,12 @@ class PromptTrainer(ResumableTrainer[Model]):
         """
         parsed = self.parse_batch_train({**batch, **{name: next(batches) for name, batches in self.streams.items()}})
         numbers = self.gradients(parsed)
-        self.unchecked[self.batch_idx] = numbers[1:-1]
+        self.unchecked[self.batch_idx] = numbers[1 : 1 + len(self.term_names)]
         done, frequency = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
         self.update(len(parsed["labels"]), epoch_ends=done == self.num_batches)
         if frequency > 0 and done % frequency == 0:
             self.check_terms()
-        return dict(zip(("loss", *self.term_names, "acc"), numbers, strict=True))
+        return dict(zip(("loss", *self.term_names, *self.watched, "acc"), numbers, strict=True))
 
     def update(self, images: int, epoch_ends: bool) -> None:
         """Step with the gradients of this batch, or with those of the last ``TRAIN.ACCUMULATE`` together."""
@@ -323,14 +358,18 @@ class PromptTrainer(ResumableTrainer[Model]):
             self.update_lr()
 
     def compute_gradients(self, batch: Batch) -> Tensor:
-        """Leave the gradients in the learnables; the loss, its terms and the accuracy in per cent, as one tensor."""
+        """Leave the gradients in the learnables; the loss, its terms and what else is reported, as one tensor.
+
+        Last comes the accuracy in per cent.
+        """
         with self.autocast():
             terms, logits = self.objective(batch)
         loss = torch.stack(list(terms.values())).sum()
         self.optim.zero_grad()
         self.scaler.scale(loss).backward()
         self.term_names = tuple(terms)
-        return torch.stack([loss, *terms.values(), compute_accuracy(logits, batch["labels"])[0].squeeze()]).detach()
+        accuracy = compute_accuracy(logits, batch["labels"])[0].squeeze()
+        return torch.stack([loss, *terms.values(), *self.watched.values(), accuracy]).detach()
 
     def run_epoch(self) -> None:
         started = time.perf_counter()
@@ -384,8 +423,22 @@ class PromptTrainer(ResumableTrainer[Model]):
 
     def model_inference(self, images: Tensor) -> Tensor:
         """Logits ``[B, C]`` of the headline head."""
+        return self.head_logits(images)[self.headline()]
+
+    def head_logits(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits ``[B, C]`` of every head, by name, for what a test loads.
+
+        Views ``[B, V, T, 3, H, W]`` of a clip are averaged with its frames, or with ``VIDEO.VIEW_FUSION prob`` each is
+        classified: then a logit is the logarithm of the mean probability.
+        """
+        fuses = images.dim() == 6 and self.cfg.VIDEO.VIEW_FUSION == "prob"
         with self.autocast():
-            return self.model.head_logits(images)[self.headline()]
+            heads = self.model.head_logits(images.flatten(0, 1) if fuses else images)
+        if not fuses:
+            return heads
+        views = images.shape[1]
+        apart = {name: logits.unflatten(0, (-1, views)).log_softmax(dim=-1) for name, logits in heads.items()}
+        return {name: logs.logsumexp(dim=1) - math.log(views) for name, logs in apart.items()}
 
     def headline(self) -> str:
         """Name of the head whose accuracy is the result. Which one, is fixed before any test number."""
@@ -420,8 +473,7 @@ class PromptTrainer(ResumableTrainer[Model]):
         with named_shortage("in a test", "lower DATALOADER.TEST.BATCH_SIZE"), self.evaluation():
             for batch in tqdm(loader, desc="evaluating", disable=not distributed.is_main()):
                 images, labels = self.parse_batch_test(batch)
-                with self.autocast():
-                    heads = self.model.head_logits(images)
+                heads = self.head_logits(images)
                 self.evaluator.process(heads[tally.headline], labels)
                 tally.add(heads, labels)
         return tally

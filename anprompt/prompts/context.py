@@ -223,6 +223,7 @@ class ContextCLIP(PromptedCLIP[Prompts]):
     """
 
     prompts: ContextPrompts
+    recompute = False  # the vision layers in the backward pass, instead of keeping what they need for it
 
     def __init__(self, backbone: Backbone, learner: Prompts, write: PromptWriter):
         super().__init__(backbone, learner)
@@ -238,18 +239,22 @@ class ContextCLIP(PromptedCLIP[Prompts]):
         self.prompts = self.write(self.backbone, classnames)
 
     def compute_text(self) -> Tensor:
-        context, deeper = _split_tokens(self.learner.text_tokens())
+        return self.text_from(self.learner.text_tokens())
+
+    def text_from(self, tokens: Mapping[int, Tensor]) -> Tensor:
+        """Unit text features ``[C, E]`` with these prompts by layer."""
+        context, deeper = _split_tokens(tokens)
         states = self.prompts.states(self.clip, context)
         return unit(text_features(self.clip, states, Tokens(deeper) if deeper else None))
 
     @shared_out
     def encode_image(self, images: Tensor) -> Tensor:
-        """Unit features ``[B, E]`` of images ``[B, 3, H, W]``."""
+        """Unit features ``[B, E]`` of images ``[B, 3, H, W]`` or clips ``[B, T, 3, H, W]``."""
         tokens = self.learner.vision_tokens()
         if not tokens:
             return self.encode_frozen_image(images)
         appended, deeper = _split_tokens(tokens)
-        states = vision_trunk(self.clip, images, appended=appended)
+        states = vision_trunk(self.clip, images, appended=appended, recompute=self.recompute)
         rows = vision_rows(self.clip, states, Tokens(deeper, at_end=True) if deeper else None)
         return unit(rows.class_row @ self.clip.visual.proj)
 

@@ -179,7 +179,7 @@ class DeepTokenCLIP(PromptedCLIP[Bank]):
 
     @shared_out
     def encode_image(self, images: Tensor, with_frozen: bool = False) -> ImageFeatures:
-        """Features of images ``[B, 3, H, W]``; the layers below J run once for the prompted and the frozen pass."""
+        """Features of images or clips; the layers below J run once for the prompted and the frozen pass."""
         projection = self.clip.visual.proj
         with torch.no_grad():
             trunk = vision_trunk(self.clip, images, self.vision_layers[0])

@@ -81,7 +81,7 @@ class PromptedCLIP(nn.Module, Generic[Learner]):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[B, C]`` of images ``[B, 3, H, W]``."""
+        """Logits ``[B, C]`` of images ``[B, 3, H, W]`` or clips ``[B, T, 3, H, W]``."""
         raise NotImplementedError
 
     def head_logits(self, images: Tensor) -> dict[str, Tensor]:
@@ -131,5 +131,5 @@ class PromptedCLIP(nn.Module, Generic[Learner]):
     @torch.no_grad()
     @shared_out
     def encode_frozen_image(self, images: Tensor) -> Tensor:
-        """Unit features ``[B, E]`` of the untouched CLIP for images ``[B, 3, H, W]``."""
+        """Unit features ``[B, E]`` of the untouched CLIP for images ``[B, 3, H, W]`` or clips ``[B, T, 3, H, W]``."""
         return unit(vision_rows(self.clip, vision_trunk(self.clip, images)).class_row @ self.clip.visual.proj)

@@ -3,7 +3,7 @@
     vit_b16.yaml                        a YAML file; its stem is part of the results' folders
     protocols/files.yaml                which of several YAML files a protocol takes
     protocols/few_shot.yaml             settings that training by this protocol changes: only the keys that differ
-    protocols/few_shot_imagenet.yaml    the same on ImageNet, in place of the former
+    protocols/few_shot_imagenet.yaml    the same on one dataset, by the stem of its YAML file, in place of the former
 
 Protocols are called base2new, few_shot, cross_dataset and zero_shot here. All files but the first are optional.
 ``files.yaml`` has a line per protocol, with ``_imagenet`` at its end for ImageNet alone, and one for all others::
@@ -76,7 +76,7 @@ def settings_for(trainer: Path, protocol: str, dataset: str) -> list[str]:
     Raises:
         ValueError: the file holds no settings.
     """
-    names = [f"{protocol}{IMAGENET}"] * (dataset == "imagenet") + [protocol]
+    names = [f"{protocol}_{dataset}", protocol]
     files = (trainer / f"protocols/{name}.yaml" for name in names)
     file = next((file for file in files if file.is_file()), None)
     if file is None:

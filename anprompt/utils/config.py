@@ -1,6 +1,5 @@
 """The keys that all trainers here share, merging with errors that help, and comparing the configs of two runs."""
 
-import functools
 import json
 import math
 import re
@@ -17,14 +16,15 @@ from anprompt.utils.suggest import suggest
 # Where a run's files are and how it is watched: none of it changes what the run computes, but for the content of the
 # weights file and for NUM_WORKERS: anprompt/runs/inputs.py and a resume compare what these decide.
 CIRCUMSTANCES = (
-    "DATALOADER.CACHE_TEST", "DATALOADER.KEEP_TRAIN_GB", "DATALOADER.NUM_WORKERS", "DATASET.ROOT",
-    "MODEL.BACKBONE.PATH", "OUTPUT_DIR", "RESUME", "TRAIN.CUDA_GRAPH", "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE",
+    "DATALOADER.CACHE_TEST", "DATALOADER.KEEP_TRAIN_GB", "DATALOADER.NUM_WORKERS", "DATASET.ANCHOR.CHECK_LEAK",
+    "DATASET.ANCHOR.VIDEO_DIR", "DATASET.LIST_DIR", "DATASET.ROOT", "DATASET.VIDEO_DIR", "MODEL.BACKBONE.PATH",
+    "OUTPUT_DIR", "RESUME", "TRAIN.CUDA_GRAPH", "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE", "VIDEO.MAX_RETRIES",
 )  # fmt: skip
 DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
 YAML_DATA = "ImageFolder"  # DATASET.NAME of data that nothing but a YAML file describes
 WHOLE = re.compile(r"[+-]?\d+")
 YAML_SUFFIXES = (".yaml", ".yml", "")
-AS_MANY = ("INPUT.SIZE", "INPUT.RRCROP_SCALE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")  # numbers as the default has
+AS_MANY = ("INPUT.SIZE", "INPUT.RRCROP_SCALE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD", "VIDEO.RRC_SCALE")  # numbers
 # What Python's reader of literals raises, besides ValueError, for "{[]: 1}" and for thousands of brackets.
 UNREADABLE = (TypeError, RecursionError, MemoryError)
 
@@ -36,6 +36,32 @@ SHARED_KEYS: dict[str, dict[str, Any]] = {
         "FOLDER": "",  # DATASET.NAME ImageFolder: the folder of your images, below DATASET.ROOT
         "SPLIT": "",  # DATASET.NAME ImageFolder: a CSV or JSON file in it that lists them; empty: train/<class>/
         "ID": "",  # what results call the data; empty: NAME, of ImageFolder the YAML file's stem (train.py) or FOLDER
+        # Of clips only:
+        "LIST_DIR": "",  # folder of the lists and label files; empty: the data set's own place below DATASET.ROOT
+        "VIDEO_DIR": "",  # folder of the clips that the lists name; empty: likewise
+        "SPLIT_SEED": 1,  # which of the lists of 16 clips per class: s1, s2 or s3
+        "CLASSNAME_STYLE": "raw",  # raw, or split: "BasketballDunk" becomes "basketball dunk"
+    },
+    "DATASET.ANCHOR": {  # irrelevant clips, which are train_u
+        "LIST": "",  # empty: the data set's own, if it has any
+        "VIDEO_DIR": "",  # empty: that of the data set
+        "CHECK_LEAK": "warn",  # what to do where an anchor is a clip of an evaluation list: warn, error or off
+    },
+    "VIDEO": {
+        "NUM_FRAMES": 32,  # T: frames that are taken of a clip
+        "TRAIN_SAMPLING": "segment",  # segment: one frame at random of each of T equal parts; segment_vifi: ViFi-CLIP's
+        "TEST_SAMPLING": "center",  # of each part the frame in the middle, or at its start
+        "TEST_CLIPS": 1,  # test views in time, whose frames lie between each other
+        "TEST_CROPS": 1,  # test views in space: 1 in the middle, or 3 along the longer side
+        "VIEW_FUSION": "embedding",  # what is averaged over the views: embedding or prob
+        "BACKEND": "auto",  # what is read for an entry of a list: the file it names (pyav), its frames, its npz
+        "SHORT_SIDE": 256,  # pixels to which the shorter side is scaled before a crop
+        "RESIZE": (),  # height and width to scale to instead, whatever the shape: (240, 320) for SSv2
+        "CROP": "rrc",  # of training: random resized crop, or multiscale
+        "RRC_SCALE": (0.08, 1.0),  # share of the area
+        "FLIP_P": 0.5,  # 0.0 where left and right make classes, as in SSv2
+        "GRAY_P": 0.2,
+        "MAX_RETRIES": 10,  # clips that a training draws in place of one that cannot be read; an evaluation ends there
     },
     "DATALOADER": {
         "KEEP_TRAIN_GB": 2.0,  # decoded training images stay in memory if they take no more (10^9 bytes); 0: never
@@ -54,7 +80,9 @@ SHARED_KEYS: dict[str, dict[str, Any]] = {
 def add_shared_cfg(cfg: CfgNode) -> None:
     """Add the keys that all trainers here read, where the caller's ``train.py`` has not added them."""
     for path, keys in SHARED_KEYS.items():
-        node = functools.reduce(getattr, path.split("."), cfg)
+        node = cfg
+        for part in path.split("."):
+            node = node.setdefault(part, CfgNode())
         for key, value in keys.items():
             if key not in node:
                 node[key] = value

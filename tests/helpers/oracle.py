@@ -110,6 +110,15 @@ class Oracle:
         return x[:, 0], (x[:, -count:] if appended is not None else x[:, 1 : 1 + count])
 
 
+class ClipOracle(Oracle):
+    """The same for clips ``[B, T, 3, H, W]``: every frame as an image, and T rows at a time added up in turn."""
+
+    def image(self, images, *arguments, **options):
+        frames = images.shape[1]
+        rows = super().image(images.flatten(0, 1), *arguments, **options)
+        return tuple(torch.stack([sum(several) / frames for several in part.split(frames)]) for part in rows)
+
+
 def normalise(x):
     return x / torch.sqrt((x**2).sum(-1, keepdim=True))
 
