@@ -16,6 +16,7 @@ def build_parser(only: str = "") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m anprompt", description="Tools beside train.py.")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     names = [name for _, name, _ in pkgutil.iter_modules(commands.__path__)]
+    only = only.replace("-", "_")
     for name in [only] if only in names else names:
         module = import_one(commands.__name__, commands.__path__[0], name)
         if hasattr(module, "add_parser"):

@@ -12,12 +12,14 @@ from tabulate import tabulate
 from yacs.config import CfgNode
 
 from anprompt.doctor.checks import Reader, examine, move_aside
+from anprompt.doctor.clips import examine_clips
 from anprompt.doctor.report import Problem, Report
 from anprompt.utils.config import add_shared_cfg, merge_file
 from anprompt.utils.drop_in import checkout_package
 from anprompt.utils.files import at_home
 from anprompt.utils.suggest import require_known
 from anprompt.utils.text import printable
+from anprompt.video.dataset import VideoDataset
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 
@@ -25,7 +27,8 @@ SHOWN_FILES = 3
 HELP = "check the datasets under a root folder"
 DESCRIPTION = """
 Look at every dataset below ROOT: folders, lists, labels, numbers of classes and images, files that do not decode,
-pictures in two parts, outdated caches; and say what to do about each finding. Nothing is changed without --repair.
+pictures in two parts, outdated caches, anchors of videos that are tested; and say what to do about each finding.
+Nothing is changed without --repair.
 Exit status: 0 no errors (warnings are fine), 1 errors, 2 a wrong command line.
 """
 
@@ -40,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="ids (caltech101), registry names (Caltech101) or YAML files of your own data; each must be there "
         "(default: whichever of the known ones are there)",
     )
-    parser.add_argument("--quick", action="store_true", help="do not open the images")
+    parser.add_argument("--quick", action="store_true", help="do not open images and clips")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     parser.add_argument("--repair", action="store_true", help="move outdated caches aside, to <name>.bak")
     parser.set_defaults(run=run)
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     readers = dict(named_readers(args.datasets, root) if args.datasets else known_readers(root))
     if not any(Path(reader.dataset_dir).is_dir() for reader in readers.values()) and not args.datasets:
         raise ValueError(f"none of the {len(readers)} known datasets is in {root}, such as {first_folder(readers)}")
-    reports = [examine(reader, name, bool(args.datasets), args.quick) for name, reader in readers.items()]
+    reports = [examined(reader, name, bool(args.datasets), args.quick) for name, reader in readers.items()]
     if args.repair:
         for report in reports:
             for problem in report.problems:
@@ -62,7 +65,13 @@ def run(args: argparse.Namespace) -> int:
     return int(any(report.count("error") for report in reports))
 
 
-def first_folder(readers: dict[str, Reader]) -> str:
+def examined(reader: Reader | VideoDataset, name: str, required: bool, quick: bool) -> Report:
+    if isinstance(reader, VideoDataset):
+        return examine_clips(reader, name, required, quick)
+    return examine(reader, name, required, quick)
+
+
+def first_folder(readers: dict[str, Reader | VideoDataset]) -> str:
     return min(reader.dataset_dir for reader in readers.values())
 
 
@@ -74,17 +83,18 @@ def dataset_classes() -> dict[str, Any]:
     checkout_package("datasets").register_all()
     shared = importlib.import_module("anprompt.data.split_dataset").SplitDataset
     classes = {name: DATASET_REGISTRY.get(name) for name in DATASET_REGISTRY.registered_names()}
-    return {name: cls for name, cls in sorted(classes.items()) if isinstance(cls, type) and issubclass(cls, shared)}
+    ours = (shared, VideoDataset)
+    return {name: cls for name, cls in sorted(classes.items()) if isinstance(cls, type) and issubclass(cls, ours)}
 
 
-def known_readers(root: Path) -> Iterator[tuple[str, Reader]]:
+def known_readers(root: Path) -> Iterator[tuple[str, Reader | VideoDataset]]:
     """All datasets that need no YAML file to be found."""
     for name, cls in dataset_classes().items():
         if cls.folder:
             yield name, cls.located(config(root))
 
 
-def named_readers(names: Sequence[str], root: Path) -> Iterator[tuple[str, Reader]]:
+def named_readers(names: Sequence[str], root: Path) -> Iterator[tuple[str, Reader | VideoDataset]]:
     """Datasets by id, registry name or YAML file."""
     classes = dataset_classes()
     by_id = {cls.__module__.rpartition(".")[2]: name for name, cls in classes.items() if cls.folder}

@@ -109,7 +109,7 @@ def setup_cfg(args: argparse.Namespace, extend_cfg: ExtendCfg) -> CfgNode:
     require_text(cfg)
     require(cfg.SEED < 2**32, f"SEED {cfg.SEED}: expected less than 2**32, as NumPy's generator takes it")
     require_named("trainer", cfg.TRAINER.NAME, "--trainer", TRAINER_REGISTRY.registered_names())
-    if cfg.DATASET.NAME == YAML_DATA and not cfg.DATASET.ID and args.dataset_config_file:
+    if cfg.DATASET.NAME in YAML_DATA and not cfg.DATASET.ID and args.dataset_config_file:
         cfg.DATASET.ID = Path(args.dataset_config_file).stem
     require_named("dataset", cfg.DATASET.NAME, "--dataset-config-file", DATASET_REGISTRY.registered_names())
     cfg.freeze()

@@ -1,4 +1,4 @@
-"""How many classes and images the CoOp family's datasets have when they are complete."""
+"""How many classes and images the datasets of the CoOp family have, and how many clips the published lists."""
 
 from typing import NamedTuple
 
@@ -36,3 +36,30 @@ KNOWN_COUNTS = {
     "ImageNetR": Counts(200, None, None, 30000),
     "Shapes": Counts(_CLASSES, *(_CLASSES * shapes_world.SPLIT_SIZES[part] for part in ("train", "val", "test"))),
 }
+
+# Clips in the lists of ViFi-CLIP and GA2-CLIP, by registry name and name of the list.
+_SEEDS = ("fs_base_s1", "fs_base_s2", "fs_base_s3")
+KNOWN_LISTS = {
+    "HMDB51Video": {
+        **dict.fromkeys(_SEEDS, 416),
+        "base_train": 1820, "base_val": 780, "novel_val": 750,
+        "few_shot_2": 102, "few_shot_4": 204, "few_shot_8": 408, "few_shot_16": 816,
+        "val1": 1530, "val2": 1530, "val3": 1530,
+    },
+    "UCF101Video": {
+        **dict.fromkeys(_SEEDS, 816),
+        "base_train": 5385, "base_val": 2088, "novel_val": 1695,
+        "few_shot_2": 202, "few_shot_4": 404, "few_shot_8": 808, "few_shot_16": 1616,
+        "val1": 3783, "val2": 3734, "val3": 3696,
+    },
+    "SSv2Video": {
+        **dict.fromkeys(_SEEDS, 1392),
+        "base_train": 125937, "base_val": 17562, "novel_val": 7215,
+        "few_shot_2": 348, "few_shot_4": 696, "few_shot_8": 1392, "few_shot_16": 2784,
+        "val1": 24777, "val": 24777,
+    },
+    "Kinetics400Video": {
+        **dict.fromkeys(_SEEDS, 3200),
+        "base_val": 9944, "novel_val": 9933, "val1": 19877, "val": 19877,
+    },
+}  # fmt: skip

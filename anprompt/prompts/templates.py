@@ -11,6 +11,7 @@ DEFAULT_TEMPLATE = "a photo of a {}."
 
 # Datasets whose classes are not plain objects; the other names of the family (ImageNet and its variants, Caltech101,
 # StanfordCars, SUN397) use the default, as does any dataset that is not listed.
+# Actions in clips have GA2-CLIP's.
 _TEMPLATES = {
     "OxfordPets": "a photo of a {}, a type of pet.",
     "OxfordFlowers": "a photo of a {}, a type of flower.",
@@ -19,6 +20,11 @@ _TEMPLATES = {
     "DescribableTextures": "{} texture.",
     "EuroSAT": "a centered satellite photo of {}.",
     "UCF101": "a photo of a person doing {}.",
+    "HMDB51Video": "a video of a person {}.",
+    "UCF101Video": "a video of a person {}.",
+    "SSv2Video": "a video of a person {}.",
+    "Kinetics400Video": "a video of a person {}.",
+    "VideoList": "a video of {}.",
 }
 
 _OBJECTS = (
@@ -321,6 +327,10 @@ _PARAPHRASES = {
     "DescribableTextures": _TEXTURES,
     "EuroSAT": _SATELLITE,
     "UCF101": _ACTIONS,
+    "HMDB51Video": _ACTIONS,
+    "UCF101Video": _ACTIONS,
+    "SSv2Video": _ACTIONS,
+    "Kinetics400Video": _ACTIONS,
     "SUN397": _SCENES,
 }
 

@@ -177,7 +177,7 @@ def place(path: Path, classes: str) -> Place:
 def data_of(content: Mapping[str, Any]) -> str:
     """Id of the tested data. Files of earlier versions have the folder of YAML data in their config only."""
     name = text(content, "dataset")
-    return optional(mapping(mapping(content, "config"), "DATASET"), "FOLDER") or name if name == YAML_DATA else name
+    return optional(mapping(mapping(content, "config"), "DATASET"), "FOLDER") or name if name in YAML_DATA else name
 
 
 def trained_data(content: Mapping[str, Any]) -> tuple[str | None, list[str]]:
@@ -187,7 +187,7 @@ def trained_data(content: Mapping[str, Any]) -> tuple[str | None, list[str]]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"trained_on.classnames is {names!r}")
     name = optional(trained_on, "dataset")
-    if name != YAML_DATA:
+    if name not in YAML_DATA:
         return name, names
     # An earlier version called all YAML data so. With the same classes, they are taken for the tested data.
     same = names == [text(row, "class") for row in rows(content, "per_class")]

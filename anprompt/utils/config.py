@@ -21,7 +21,7 @@ CIRCUMSTANCES = (
     "OUTPUT_DIR", "RESUME", "TRAIN.CUDA_GRAPH", "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE", "VIDEO.MAX_RETRIES",
 )  # fmt: skip
 DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
-YAML_DATA = "ImageFolder"  # DATASET.NAME of data that nothing but a YAML file describes
+YAML_DATA = ("ImageFolder", "VideoList")  # DATASET.NAME of data that nothing but a YAML file describes
 WHOLE = re.compile(r"[+-]?\d+")
 YAML_SUFFIXES = (".yaml", ".yml", "")
 AS_MANY = ("INPUT.SIZE", "INPUT.RRCROP_SCALE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD", "VIDEO.RRC_SCALE")  # numbers
@@ -33,9 +33,9 @@ SHARED_KEYS: dict[str, dict[str, Any]] = {
     "DATASET": {
         "SUBSAMPLE_CLASSES": "all",  # all, base or new
         "TEMPLATE": "",  # prompt with {} for the class name; empty: the one of the dataset in templates.py
-        "FOLDER": "",  # DATASET.NAME ImageFolder: the folder of your images, below DATASET.ROOT
+        "FOLDER": "",  # DATASET.NAME ImageFolder or VideoList: the folder of your data, below DATASET.ROOT
         "SPLIT": "",  # DATASET.NAME ImageFolder: a CSV or JSON file in it that lists them; empty: train/<class>/
-        "ID": "",  # what results call the data; empty: NAME, of ImageFolder the YAML file's stem (train.py) or FOLDER
+        "ID": "",  # what results call the data; empty: NAME, of these two the YAML file's stem (train.py) or FOLDER
         # Of clips only:
         "LIST_DIR": "",  # folder of the lists and label files; empty: the data set's own place below DATASET.ROOT
         "VIDEO_DIR": "",  # folder of the clips that the lists name; empty: likewise
@@ -89,9 +89,9 @@ def add_shared_cfg(cfg: CfgNode) -> None:
 
 
 def dataset_id(cfg: CfgNode) -> str:
-    """What results call the data. ``ImageFolder`` is the name of a kind of data only: two of them are told apart."""
+    """What results call the data. ``ImageFolder`` is only the name of a kind of data: two of them are told apart."""
     data = cfg.DATASET
-    return data.ID or (data.FOLDER if data.NAME == YAML_DATA else "") or data.NAME
+    return data.ID or (data.FOLDER if data.NAME in YAML_DATA else "") or data.NAME
 
 
 def add_trainer_node(cfg: CfgNode, name: str) -> CfgNode:
