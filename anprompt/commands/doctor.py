@@ -27,7 +27,8 @@ SHOWN_FILES = 3
 HELP = "check the datasets under a root folder"
 DESCRIPTION = """
 Look at every dataset below ROOT: folders, lists, labels, numbers of classes and images, files that do not decode,
-pictures in two parts, outdated caches; of clips also anchors of videos that are tested; and say what to do about each finding. Nothing is changed without --repair.
+pictures in two parts, outdated caches, anchors of videos that are tested; and say what to do about each finding.
+Nothing is changed without --repair.
 Exit status: 0 no errors (warnings are fine), 1 errors, 2 a wrong command line.
 """
 

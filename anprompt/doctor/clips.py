@@ -1,4 +1,4 @@
-"""What may be wrong with a data set of clips on disk: its lists, its label files, and the clips. Looks, changes nothing."""
+"""What may be wrong with a data set of clips on disk: its lists, its label files and the clips. It only looks."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def examine_clips(reader: VideoDataset, name: str, required: bool = False, quick
     except OSError as error:
         report.problems.append(Problem("error", "incomplete", str(error), HOW_TO_GET))
         return report
-    lists, damaged = read_all(reader, reader.video_dir)
+    lists, damaged = read_all(reader)
     anchors, bad_anchors = read_anchors(reader)
     every = {**lists, **({"anchors": anchors} if anchors else {})}
     report.images = counts(lists)
@@ -69,14 +69,14 @@ def subset_of(name: str) -> Subset:
 # ---------------------------------------------------------------------------------------------- lists
 
 
-def read_all(reader: VideoDataset, folder: str) -> tuple[dict[str, list[Entry]], list[Problem]]:
+def read_all(reader: VideoDataset) -> tuple[dict[str, list[Entry]], list[Problem]]:
     """The lists that a run may read, by name, and what is wrong with those that cannot be read."""
     lists: dict[str, list[Entry]] = {}
     problems = []
     for path in sorted(Path(reader.list_dir).glob("*.txt")):
         if path.stem in EVALUATED or TRAINED.fullmatch(path.stem):
             try:
-                lists[path.stem] = read_list(path, folder)
+                lists[path.stem] = read_list(path, reader.video_dir)
                 if not lists[path.stem]:
                     raise ValueError(f"the list {path} is empty")
             except (OSError, ValueError) as error:
@@ -88,7 +88,10 @@ def read_anchors(reader: VideoDataset) -> tuple[list[Entry], list[Problem]]:
     if not reader.anchor_list:
         return [], []
     try:
-        return read_list(reader.anchor_list, reader.anchor_dir), []
+        anchors = read_list(reader.anchor_list, reader.anchor_dir)
+        if not anchors:
+            raise ValueError(f"the list of anchors {reader.anchor_list} is empty")
+        return anchors, []
     except (OSError, ValueError) as error:
         return [], [Problem("error", "anchors", str(error), "name their list with DATASET.ANCHOR.LIST")]
 
@@ -103,10 +106,8 @@ def missing_lists(reader: VideoDataset, lists: Lists) -> Iterator[Problem]:
         subset = SUBSETS[key]
         some = any(TRAINED.fullmatch(name) and subset_of(name) is subset for name in lists)
         if some != (key in there):
-            lacks = f"clips to {'test' if some else 'train'} with"
-            what = (
-                f"there is no list of {lacks} for SUBSAMPLE_CLASSES {key}: {subset.train if there else subset.test[0]}"
-            )
+            use, name = ("test", subset.test[0]) if some else ("train", subset.train)
+            what = f"DATASET.SUBSAMPLE_CLASSES {key} has no clips to {use} with: there is no {name}.txt"
             yield Problem("warning", "missing lists", what, f"nothing if you do not use it, else {MEND}")
 
 

@@ -1,4 +1,4 @@
-"""How many classes and images the CoOp family's datasets have when they are complete, and how long lists of clips are."""
+"""How many classes and images the datasets of the CoOp family have, and how many clips the published lists."""
 
 from typing import NamedTuple
 
