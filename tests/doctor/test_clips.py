@@ -28,7 +28,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def doctor(tmp_path, capsys):
-    """Run the command; its status, the findings as (severity, kind, what, files), and the report."""
+    """Run the command; its status, and the findings as (severity, kind, what, files)."""
 
     def run(*arguments, names=("hmdb51_video",)):
         status = main(["doctor", "--root", str(tmp_path), "--json", "--datasets", *names, *arguments])
