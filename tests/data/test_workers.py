@@ -19,8 +19,8 @@ UNOPENED = "unable to open shared memory object </torch_12_345_0> in read-write 
 class Failing(torch.utils.data.Dataset):
     """A dataset whose first item fails as PyTorch does."""
 
-    def __init__(self, words):
-        self.words = words
+    def __init__(self, words, kind=RuntimeError):
+        self.words, self.kind = words, kind
 
     def prepare(self):
         self.file = None
@@ -29,7 +29,7 @@ class Failing(torch.utils.data.Dataset):
         return 2
 
     def __getitem__(self, index):
-        raise RuntimeError(self.words)
+        raise self.kind(self.words)
 
 
 @pytest.mark.parametrize("loader", [StayingLoader, CachingLoader])
@@ -42,6 +42,16 @@ def test_shared_memory_is_named(loader, words):
 def test_other_errors_pass():
     with pytest.raises(RuntimeError, match="the image /data/torch_1.png"):
         list(StayingLoader(Failing("the image /data/torch_1.png"), num_workers=1))
+
+
+class Unread(ValueError):
+    """As a worker raises it of a file."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, Unread])
+def test_what_a_worker_cannot_read_is_told_in_its_own_words(kind):
+    with pytest.raises(kind, match=r"^a\.mp4 is empty: ValueError: no kidding$"):
+        list(StayingLoader(Failing("a.mp4 is empty: ValueError: no kidding", kind), num_workers=1))
 
 
 def test_batches_are_those_of_the_loader():
