@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from anprompt.engine import checkpoint
 from anprompt.engine.trainer import LEARNER
 from anprompt.utils.rng import rng_state, set_rng_state
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from tests.helpers.runs import Killed, assert_equal, fewer_test_images, finish, left_by_killed_process, start, weights
 from trainers.anprompt import SETTINGS
 from trainers.zsclip import ZeroshotCLIP
@@ -622,6 +623,21 @@ def test_a_model_is_not_chosen_on_the_images_of_its_result(make_cfg, change, spl
         ValueError, match="best_val would choose the model on .* images .*: use TEST.FINAL_MODEL last_step"
     ):
         trainer.train()
+
+
+def test_a_validation_without_images_is_refused_on_any_data(make_cfg, monkeypatch):
+    """The readers here look for themselves; a data set of the user's need not."""
+
+    class Unvalidated(DatasetBase):
+        def __init__(self, cfg):
+            whole = DATASET_REGISTRY.get("Shapes")(cfg)
+            super().__init__(train_x=whole.train_x, test=whole.test)
+
+    monkeypatch.setitem(DATASET_REGISTRY._objects, "Unvalidated", Unvalidated)
+    data = ("DATASET.NAME", "Unvalidated", "DATASET.TEMPLATE", "a {}.")
+    with pytest.raises(ValueError, match=r"^TEST\.SPLIT is val, but Unvalidated has no validation images: use"):
+        start(make_cfg(*data, "TEST.SPLIT", "val"))
+    assert start(make_cfg(*data)).val_loader is None
 
 
 def test_every_result_says_its_head_and_classes(make_cfg, tmp_path, capsys):
