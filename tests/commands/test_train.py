@@ -444,6 +444,14 @@ def test_config_file_mistakes(run, tmp_path, content, message):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("flag", ["--config-file", "--dataset-config-file"])
+def test_a_config_file_in_python_is_not_run(run, probe, tmp_path, flag):
+    (tmp_path / "x.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w'); cfg = {{}}\n")
+    status, error = run(flag, str(tmp_path / "x.py"))
+    assert status == 2 and error.startswith(f"error: the config file {tmp_path / 'x.py'} has another ending")
+    assert probe.calls == [] and not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
+
+
 def test_a_missing_folder_of_configs_is_answered_with_those_beside_it(run, tmp_path):
     (tmp_path / "CoOp").mkdir()
     status, error = run("--config-file", str(tmp_path / "CoOpp" / "tiny.yaml"))

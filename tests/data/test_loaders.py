@@ -192,7 +192,7 @@ def test_a_run_computes_what_it_would_with_dassls_own_loaders(workers, make_cfg,
     def outcome(name, *options):
         options = ("DATALOADER.NUM_WORKERS", workers, "TEST.FINAL_MODEL", "best_val", *options)
         cfg = make_cfg(*options, trainer="CoOp", classes="new", output=name)
-        trainer = finish(cfg)
+        trainer = finish(cfg, all_test_images=True)
         (folder,) = Path(cfg.OUTPUT_DIR).glob("prompt_learner")
         saved = torch.load(folder / "model.pth.tar-3", weights_only=True)
         results = json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text())
