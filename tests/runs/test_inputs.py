@@ -338,17 +338,6 @@ def test_of_two_processes_the_second_is_refused_and_the_first_finishes(make_cfg,
     assert results_of(first)["seed"] == 1 and not Path(first.OUTPUT_DIR, LOCK).exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
-def test_the_lock_of_a_killed_run_does_not_block_the_next(make_cfg):
-    cfg = make_cfg(seed=1)
-    with at_work(cfg) as process:
-        process.kill()
-        process.wait()
-        assert Path(cfg.OUTPUT_DIR, LOCK).exists()
-        assert train.main(words_of(cfg)) == 0
-    assert results_of(cfg)["seed"] == 1 and not Path(cfg.OUTPUT_DIR, LOCK).exists()
-
-
 HOLDER = """
 import os, sys, time
 from pathlib import Path
@@ -380,3 +369,22 @@ def test_a_lock_ends_with_its_process_and_not_with_what_it_forked(tmp_path):
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
         holder.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_the_lock_of_a_killed_process_does_not_block_the_next_run(make_cfg):
+    """Whole runs are killed in tests/scripts."""
+    cfg = make_cfg(seed=1)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, f"{cfg.OUTPUT_DIR}/{LOCK}"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert holder.stdout.readline() == b"here\n"
+    assert train.main(words_of(cfg)) == 2
+    os.killpg(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    assert Path(cfg.OUTPUT_DIR, LOCK).exists()
+    assert train.main(words_of(cfg)) == 0
+    assert results_of(cfg)["seed"] == 1 and not Path(cfg.OUTPUT_DIR, LOCK).exists()
