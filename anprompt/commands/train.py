@@ -19,7 +19,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -125,24 +125,46 @@ def require_named(kind: str, name: str, flag: str, known: Sequence[str]) -> None
 # ---------------------------------------------------------------------------------------------- log and config
 
 
-def start_log(cfg: CfgNode, eval_only: bool) -> None:
-    """Begin ``log.txt`` and ``config.json``.
+@contextlib.contextmanager
+def logged(cfg: CfgNode, eval_only: bool) -> Iterator[None]:
+    """Entered while a run writes ``log.txt``. A test that fails leaves no log and no config: they tell of no run."""
+    folder, console = Path(cfg.OUTPUT_DIR), sys.stdout
+    before = {name: (folder / name).is_file() for name in (CONFIG, RESULTS)}
+    aside = start_log(cfg, eval_only)
+    stream: Any = sys.stdout  # Dassl's Logger
+    log = Path(stream.file.name)
+    try:
+        yield
+    except BaseException:
+        if eval_only and before[RESULTS] == (folder / RESULTS).is_file():
+            end_log(console)
+            log.unlink(missing_ok=True)
+            if aside is not None:
+                aside.replace(log)
+            if not before[CONFIG]:
+                (folder / CONFIG).unlink(missing_ok=True)
+        raise
+
+
+def start_log(cfg: CfgNode, eval_only: bool) -> Path | None:
+    """Begin ``log.txt`` and ``config.json``; where an earlier log is now, if it made room.
 
     Parsers read only ``log.txt``, where the result is to appear: the log of an interrupted run or of an earlier
     evaluation steps aside. Beside a finished training run, the new log gets the longer name, as always with Dassl.
     """
     folder = Path(cfg.OUTPUT_DIR)
     remove_leftovers(folder)
-    log = folder / "log.txt"
+    log, aside = folder / "log.txt", None
     unfinished = not (folder / RESULTS).is_file()
     if log.is_file() and (unfinished or (eval_only and not is_training_log(log))):
         last_line = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(log.stat().st_mtime))
-        log.replace(folder / f"log.txt-{last_line}")
+        aside = log.replace(folder / f"log.txt-{last_line}")
     setup_logger(cfg.OUTPUT_DIR)
     show_anything(getattr(sys.stdout, "file", None))
     with atomic_path(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(as_plain(cfg), indent=2) + "\n", encoding="utf-8")
     show_messages()
+    return aside
 
 
 def is_training_log(log: Path) -> bool:
@@ -209,17 +231,17 @@ def run(args: argparse.Namespace, extend_cfg: ExtendCfg) -> None:
             return
     with contextlib.ExitStack() as stack:
         distributed.from_main(lambda: stack.enter_context(alone(cfg)))
-        run_alone(args, cfg)
+        run_alone(args, cfg, stack)
 
 
-def run_alone(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """The run itself, while no other one writes to its output folder."""
+def run_alone(args: argparse.Namespace, cfg: CfgNode, stack: contextlib.ExitStack) -> None:
+    """The run itself, while no other one writes to its output folder. ``stack`` ends with it."""
     if not args.no_train:
         distributed.from_main(lambda: check_replaced(cfg) if args.eval_only else check_continuation(cfg))
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    distributed.from_main(lambda: start_log(cfg, args.eval_only))
+    distributed.from_main(lambda: stack.enter_context(logged(cfg, args.eval_only)))
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
     print_args(args, cfg)

@@ -56,6 +56,7 @@ LATER: dict[str, tuple[type, ...]] = {  # earlier files lack them
     "earlier_schedules": (list,),
 }
 TRAINING = ("classes", "shots", "subset")  # what "training" tells
+SCHEDULE = ("max_epoch", "epochs")  # what each of "earlier_schedules" tells, in whole numbers
 PLAIN = ("settings", "trained_on", "method_state", "data", "earlier_schedules")  # no tensors in them
 MAY_BE_INFINITE = ("best_result", "val_result", "settings", "trained_on")
 
@@ -165,6 +166,18 @@ def check_entries(state: Mapping[str, Any], path: str | Path) -> None:
     )
     lacking = [key for key in TRAINING if "training" in state and key not in state["training"]]
     require(not lacking, f"{path}: expected 'training' to tell {', '.join(lacking)}. {ANOTHER}.")
+    require(
+        all(isinstance(digest, str) for digest in state.get("data", {}).values()),
+        f"{path}: expected 'data' to tell the digests of lists. {ANOTHER}.",
+    )
+    require(
+        all(
+            isinstance(part, dict) and all(type(part.get(key)) is int for key in SCHEDULE)
+            for part in state.get("earlier_schedules", [])
+        ),
+        f"{path}: expected 'earlier_schedules' to tell {' and '.join(SCHEDULE)} of each. {ANOTHER}.",
+    )
+    require(state.get("max_epoch", 1) >= 1, f"{path}: expected 'max_epoch' of at least 1. {ANOTHER}.")
     epoch, named = state["epoch"], re.fullmatch(r"model\.pth\.tar-(\d+)", Path(path).name)
     wanted = named[1] if named else "at least 1"
     require(

@@ -229,6 +229,10 @@ class PromptTrainer(ResumableTrainer[Model]):
     def build_data_loader(self) -> None:
         """Dassl's loaders, and the method's, with images that are decoded once and workers that stay."""
         distributed.main_first(self.load_clips if self.sees_clips else super().build_data_loader)
+        require(
+            self.val_loader is not None or self.cfg.TEST.SPLIT != "val",
+            f"TEST.SPLIT is val, but {dataset_id(self.cfg)} has no validation images: use TEST.SPLIT test",
+        )
         self.beside = {name: self.for_training(loader) for name, loader in self.make_loaders().items()}
         for name, loader in self.beside.items():
             require(len(loader) > 0, f"the loader {name!r} of {type(self).__name__} has no batch")

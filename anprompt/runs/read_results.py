@@ -46,6 +46,7 @@ class RunResult:
     subset: str | None = None  # digest of the training images
     headline: str | None = None  # name of the head whose accuracy it is
     target_settings: Mapping[str, Any] = field(default_factory=dict)  # that a test does not share with its training
+    earlier_schedules: Sequence[Mapping[str, int]] = ()  # of shorter runs, which its training went on from
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -144,6 +145,7 @@ def read_result(path: Path) -> RunResult:
         subset=optional(content, "subset"),
         headline=optional(content, "headline"),
         target_settings=differing_settings(content),
+        earlier_schedules=shorter_schedules(content),
         config=mapping(content, "config"),
     )
 
@@ -226,6 +228,14 @@ def differing_settings(content: Mapping[str, Any]) -> Mapping[str, Any]:
     if not all(isinstance(values, dict) and {"trained", "tested"} <= values.keys() for values in settings.values()):
         raise ValueError(f"target_settings is {settings!r}")
     return settings
+
+
+def shorter_schedules(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """``MAX_EPOCH``, and the epochs done by then, of the runs that a training went on from."""
+    found = rows(content, "earlier_schedules")
+    if not all(isinstance(part.get(key), int) for part in found for key in ("max_epoch", "epochs")):
+        raise ValueError(f"earlier_schedules is {found!r}")
+    return found
 
 
 def rows(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

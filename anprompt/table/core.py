@@ -106,9 +106,10 @@ def average_of(stats: Sequence[Stat | None]) -> Stat | None:
 
 
 def notes_of(results: Iterable[RunResult]) -> list[str]:
-    """Below a table: the head behind every trainer's accuracies, and tests with settings of their own."""
+    """Below a table: the head behind every trainer's accuracies, tests with settings of their own, resumed runs."""
     heads: dict[str, set[tuple[str, str]]] = {}
     settings: dict[str, None] = {}
+    longer: dict[str, None] = {}
     for run in results:
         place = run.protocol if run.protocol in ("source", "target") else f"{run.classes} classes"
         if run.headline:
@@ -117,9 +118,18 @@ def notes_of(results: Iterable[RunResult]) -> list[str]:
             settings[f"{run.trainer} on {run.dataset}: {key} {values['tested']}, trained with {values['trained']}"] = (
                 None
             )
+        if run.earlier_schedules:
+            parts = ", ".join(f"{part['epochs']} of a run of {part['max_epoch']}" for part in run.earlier_schedules)
+            longer[f"{run.trainer} on {run.dataset}, seed {run.seed} (epochs: {parts})"] = None
     by_trainer = "; ".join(
         f"{trainer}: {', '.join(f'{head} ({place})' for place, head in sorted(heads[trainer]))}"
         for trainer in sorted(heads, key=str.casefold)
     )
     notes = [f"Heads: {by_trainer}."] if heads else []
-    return notes + ([f"Settings chosen for the tested data: {'; '.join(settings)}."] if settings else [])
+    if settings:
+        notes.append(f"Settings chosen for the tested data: {'; '.join(settings)}.")
+    if longer:
+        notes.append(
+            f"Resumed with a longer OPTIM.MAX_EPOCH, unlike that many epochs from the start: {'; '.join(longer)}."
+        )
+    return notes

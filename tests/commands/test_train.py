@@ -191,6 +191,54 @@ def test_log_of_a_repeated_evaluation_holds_the_newest_result(run, tmp_path):
     assert "** Config **" in (tmp_path / "out" / "log.txt").read_text()
 
 
+@pytest.fixture
+def failing(probe, monkeypatch):
+    """The model to test cannot be loaded."""
+
+    def load_model(directory, epoch=None):
+        raise FileNotFoundError(f"no checkpoint at {directory}")
+
+    monkeypatch.setattr(probe, "load_model", load_model)
+
+
+EVALUATE = ("--eval-only", "--model-dir", "m")
+
+
+def test_a_test_that_fails_leaves_nothing_in_a_fresh_folder(run, failing, tmp_path):
+    assert run(*EVALUATE) == (2, "error: no checkpoint at m (ANPROMPT_TRACEBACK=1 shows where)\n")
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_a_test_that_is_interrupted_does_neither(run, probe, tmp_path, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probe, "test", interrupt)
+    assert run(*EVALUATE)[0] == 130
+    assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("log", ["evaluated before", "trained\nFinish training\n"])
+def test_a_test_that_fails_leaves_the_log_of_an_earlier_result(run, failing, tmp_path, log):
+    earlier = {"log.txt": log, "results.json": "{}", "config.json": "{}"}
+    (tmp_path / "out").mkdir()
+    for name, content in earlier.items():
+        (tmp_path / "out" / name).write_text(content)
+    assert run(*EVALUATE)[0] == 2
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(earlier)
+    assert (tmp_path / "out" / "log.txt").read_text() == log
+
+
+def test_a_test_whose_result_is_written_keeps_its_log(run, probe, tmp_path, monkeypatch):
+    def test():
+        (tmp_path / "out" / "results.json").write_text("{}")
+        raise OSError("no room for a plot")
+
+    monkeypatch.setattr(probe, "test", test)
+    assert run(*EVALUATE)[0] == 2
+    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "log.txt", "results.json"]
+
+
 def test_messages_of_the_library_reach_the_log(run, probe, monkeypatch, tmp_path):
     monkeypatch.setattr(
         probe, "train", lambda: logging.getLogger("anprompt.data.split_dataset").info("few-shot subset from there")
@@ -394,6 +442,14 @@ def test_config_file_mistakes(run, tmp_path, content, message):
     assert status == 2
     assert error.startswith("error: " + message.format(path=folder))
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--config-file", "--dataset-config-file"])
+def test_a_config_file_in_python_is_not_run(run, probe, tmp_path, flag):
+    (tmp_path / "x.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w'); cfg = {{}}\n")
+    status, error = run(flag, str(tmp_path / "x.py"))
+    assert status == 2 and error.startswith(f"error: the config file {tmp_path / 'x.py'} has another ending")
+    assert probe.calls == [] and not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
 
 def test_a_missing_folder_of_configs_is_answered_with_those_beside_it(run, tmp_path):

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+import train
 from anprompt.engine import checkpoint
 from anprompt.engine.resumable import LEARNER
+from tests.helpers import REPOSITORY
 from tests.helpers.archives import data_range, flip, records_of
 from tests.helpers.runs import finish, start
 
@@ -146,6 +148,17 @@ CHANGES = {
     "an empty method state": ({"method_state": {}}, "its 'method_state' does not fit .*beta"),
     "a training as text": ({"training": "base"}, "expected 'training': dict, found a str"),
     "a training that tells nothing": ({"training": {"classes": "base"}}, "expected 'training' to tell shots, subset"),
+    "lists as list": ({"data": []}, "expected 'data': dict, found a list"),
+    "a list as number": ({"data": {"train": 3}}, "expected 'data' to tell the digests of lists"),
+    "a list as tensor": ({"data": {"train": torch.ones(2)}}, "data.train is not plain data"),
+    "sentences as number": ({"sentences": 3}, "expected 'sentences': str or NoneType, found a int"),
+    "workers as text": ({"workers": "2"}, "expected 'workers': int or NoneType, found a str"),
+    "a length as text": ({"max_epoch": "2"}, "expected 'max_epoch': int, found a str"),
+    "a length of nothing": ({"max_epoch": 0}, "expected 'max_epoch' of at least 1"),
+    "schedules as dict": ({"earlier_schedules": {}}, "expected 'earlier_schedules': list, found a dict"),
+    "a schedule as number": ({"earlier_schedules": [2]}, "expected 'earlier_schedules' to tell max_epoch and epochs"),
+    "a schedule without epochs": ({"earlier_schedules": [{"max_epoch": 2}]}, "to tell max_epoch and epochs of each"),
+    "a schedule of texts": ({"earlier_schedules": [{"max_epoch": "2", "epochs": "1"}]}, "to tell max_epoch and epochs"),
     "seconds as text": ({"train_seconds": "long"}, "expected 'train_seconds': float or int, found a str"),
 }
 TRAINING_CHANGES = {
@@ -236,6 +249,34 @@ def test_a_nan_in_the_newest_checkpoint_is_neither_tested_nor_trained_on(run, fr
     for load in (lambda: fresh.load_model(str(run), epoch=EPOCHS), lambda: fresh.resume_model_if_exist(str(run))):
         with pytest.raises(ValueError, match=f"model.pth.tar-2 holds numbers that are not finite: state_dict.{name}"):
             load()
+
+
+# ------------------------------------------------------------------ on the command line
+
+DAMAGES = {
+    "an entry is missing": (lambda path: change(path, trained_on=None), "expected 'trained_on': dict, found nothing"),
+    "an entry is of another type": (lambda path: change(path, settings=[]), "expected 'settings': dict, found a list"),
+    "a name is no text": (lambda path: change(path, state_dict={3: torch.ones(1)}), "expected tensors by name"),
+    "a bit is flipped": (lambda path: flip(path, data_range(path, "data/0")[3], 6), "the record data/0 is damaged"),
+    "the end is missing": (lambda path: os.truncate(path, 5000), "cut short or damaged"),
+    "the file is missing": (lambda path: path.unlink(), "no checkpoint at "),
+    "the folder is missing": (lambda path: shutil.rmtree(path.parent.parent), "no checkpoint at "),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_test_of_a_damaged_checkpoint_says_one_line_and_leaves_nothing(run, data_root, tmp_path, capsys, kind):
+    damage, message = DAMAGES[kind]
+    damage(newest(run))
+    config = REPOSITORY / "configs"
+    words = ["--root", str(data_root), "--seed", "1", "--trainer", "ANPrompt", "--output-dir", str(tmp_path / "test")]
+    words += ["--dataset-config-file", str(config / "datasets/shapes.yaml")]
+    words += ["--config-file", str(config / "trainers/ANPrompt/tiny.yaml")]
+    words += ["--eval-only", "--model-dir", str(run), "--load-epoch", str(EPOCHS)]
+    assert train.main([*words, "DATASET.NUM_SHOTS", "1", "DATASET.SUBSAMPLE_CLASSES", "base"]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "model.pth.tar" in line]
+    assert len(said) == 1 and said[0].startswith("error: ") and message in said[0] and str(newest(run)) in said[0]
+    assert os.listdir(tmp_path / "test") == []
 
 
 # ------------------------------------------------------------------ learnables

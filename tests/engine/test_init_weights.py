@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from anprompt.cli import main
 from anprompt.clip import backbone
 from anprompt.engine.trainer import LEARNER
+from anprompt.prompts.noise import noise_banks
 from tests.helpers.runs import assert_equal, fewer_test_images, start, weights
 
 QUICK = ("OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0", "DATALOADER.TEST.BATCH_SIZE", "20")
@@ -74,7 +76,9 @@ def test_what_learns_nothing_cannot_start_from_anything(make_cfg, trained):
 # ---------------------------------------------------------------------------------------------- users without a home
 
 
-def test_weights_of_a_user_without_home_are_missed_by_their_place(monkeypatch):
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user of a container, without a home folder and an entry in its list of users."""
     import pwd
 
     def unknown(*_):
@@ -82,7 +86,24 @@ def test_weights_of_a_user_without_home_are_missed_by_their_place(monkeypatch):
 
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.delenv("HOME", raising=False)
+
+
+def test_weights_of_a_user_without_home_are_missed_by_their_place(homeless):
     with pytest.raises(FileNotFoundError, match=r"no weights for backbone ViT-B/16. Looked for:\n  ~/\.cache/clip/"):
         backbone.find_weights("ViT-B/16")
     with pytest.raises(FileNotFoundError, match="no weights file for tiny at ~/w.pt"):
         backbone.find_weights("tiny", "~/w.pt")
+
+
+def test_so_are_descriptions_and_data(homeless, capsys):
+    with pytest.raises(FileNotFoundError, match="~/hpt"):
+        noise_banks("Shapes", ["red circle"], "", "~/hpt")
+    assert main(["doctor", "--root", "~/data"]) == 2
+    assert "there is no folder ~/data: --root names" in capsys.readouterr().err
+
+
+def test_a_user_without_home_trains(homeless, make_cfg, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)  # test images cannot be kept: they are decoded
+    cfg = make_cfg(*QUICK)
+    fewer_test_images(start(cfg)).train()
+    assert Path(cfg.OUTPUT_DIR, "results.json").is_file()

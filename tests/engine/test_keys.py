@@ -79,6 +79,7 @@ def told(cfg, place=""):
 def test_every_key_is_read_or_refused(make_cfg, seen, tmp_path):
     cfg = make_cfg("OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0", "TEST.TARGET_SETTINGS", "True")
     trainer = start(told(cfg))
+    next(iter(trainer.test_loader))  # a pass begins with the question whether its images are kept
     fewer_test_images(trainer).train()
     trainer.setting_of_test("X", 1, 2)
     cfg.defrost()

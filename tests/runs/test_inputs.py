@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -296,6 +297,47 @@ def test_a_second_run_keeps_out_of_a_folder(tmp_path, make_cfg, capsys):
     assert os.listdir(cfg.OUTPUT_DIR) == []
 
 
+@contextmanager
+def at_work(cfg):
+    """train.py in another process, which trains as ``cfg`` says and is halted once it has taken its folder."""
+    words = words_of(cfg)
+    process = subprocess.Popen([sys.executable, "train.py", *words], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    try:
+        while not Path(cfg.OUTPUT_DIR, LOCK).exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def words_of(cfg):
+    """The command line of a run with one epoch and the smallest set of images."""
+    words = ["--root", cfg.DATASET.ROOT, "--output-dir", cfg.OUTPUT_DIR, "--seed", str(cfg.SEED), "--trainer", "KgCoOp"]
+    words += ["--dataset-config-file", f"{REPOSITORY}/configs/datasets/shapes.yaml"]
+    words += ["--config-file", f"{REPOSITORY}/configs/trainers/KgCoOp/tiny.yaml"]
+    return [*words, "DATASET.NUM_SHOTS", "1", "DATASET.SUBSAMPLE_CLASSES", "new", "OPTIM.MAX_EPOCH", "1"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_of_two_processes_the_second_is_refused_and_the_first_finishes(make_cfg, capsys):
+    """With other seeds, such as in a job array whose output folder lacks the seed."""
+    first = make_cfg(seed=1)
+    with at_work(first) as process:
+        before = os.listdir(first.OUTPUT_DIR)
+        assert train.main(words_of(make_cfg(seed=2))) == 2
+        assert capsys.readouterr().err == (
+            f"error: another run is at work in {first.OUTPUT_DIR}: wait for its end, or choose another output folder "
+            "(ANPROMPT_TRACEBACK=1 shows where)\n"
+        )
+        assert os.listdir(first.OUTPUT_DIR) == before
+        process.send_signal(signal.SIGCONT)
+        assert process.wait() == 0
+    assert results_of(first)["seed"] == 1 and not Path(first.OUTPUT_DIR, LOCK).exists()
+
+
 HOLDER = """
 import os, sys, time
 from pathlib import Path
@@ -327,3 +369,22 @@ def test_a_lock_ends_with_its_process_and_not_with_what_it_forked(tmp_path):
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
         holder.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_the_lock_of_a_killed_process_does_not_block_the_next_run(make_cfg):
+    """Whole runs are killed in tests/scripts."""
+    cfg = make_cfg(seed=1)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, f"{cfg.OUTPUT_DIR}/{LOCK}"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert holder.stdout.readline() == b"here\n"
+    assert train.main(words_of(cfg)) == 2
+    os.killpg(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    assert Path(cfg.OUTPUT_DIR, LOCK).exists()
+    assert train.main(words_of(cfg)) == 0
+    assert results_of(cfg)["seed"] == 1 and not Path(cfg.OUTPUT_DIR, LOCK).exists()

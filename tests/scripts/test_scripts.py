@@ -326,14 +326,14 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(finished, sh
 
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_with_the_same_weights(finished, shapes, tmp_path):
-    """SIGKILL at random moments: while importing, building, training, saving or testing."""
+    """SIGKILL at random moments of all parts: while importing, building, training, saving or testing."""
     output, _ = finished
     directory = tmp_path / "base2new" / "train_base" / TAIL
     rng = random.Random(0)
-    for _ in range(12):
+    for second in range(3, 13, 2):
         process = launch(shapes, tmp_path)
         try:
-            process.wait(timeout=rng.uniform(3, 13))
+            process.wait(timeout=rng.uniform(second, second + 2))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

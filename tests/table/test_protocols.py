@@ -174,3 +174,20 @@ def test_tables_say_the_heads_and_the_settings_of_tests(write, table):
     assert "Heads: MMRL: fused (base classes), class (new classes)." in first.splitlines()
     assert "Heads: CoOp: class (source), class (target)." in second.splitlines()
     assert "Settings chosen for the tested data: CoOp on DTD: TRAINER.COOP.X 2, trained with 1." in second.splitlines()
+
+
+def test_tables_name_runs_that_were_resumed_with_a_longer_schedule(write, table):
+    """Of a training and its tests, and of each part."""
+    parts = [{"max_epoch": 5, "epochs": 5}, {"max_epoch": 8, "epochs": 6}]
+    write("few_shot/dtd/shots_1/CoOp/a/seed1", 40.0, shots=1, earlier_schedules=parts[:1])
+    write("few_shot/dtd/shots_1/CoOp/a/seed2", 42.0, 2, shots=1, earlier_schedules=[])
+    for classes, place in (("base", "train_base"), ("new", "test_new")):
+        write(f"base2new/{place}/dtd/shots_16/MMRL/a/seed3", 50.0, 3, "MMRL", classes=classes, earlier_schedules=parts)
+    first, second = table()[1].split("**Few-shot")
+    said = "Resumed with a longer OPTIM.MAX_EPOCH, unlike that many epochs from the start:"
+    assert [line for line in first.splitlines() if "Resumed" in line] == [
+        f"{said} MMRL on DTD, seed 3 (epochs: 5 of a run of 5, 6 of a run of 8)."
+    ]
+    assert [line for line in second.splitlines() if "Resumed" in line] == [
+        f"{said} CoOp on DTD, seed 1 (epochs: 5 of a run of 5)."
+    ]

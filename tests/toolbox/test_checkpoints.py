@@ -14,6 +14,7 @@ from torch import nn
 from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint, resume_from_checkpoint, save_checkpoint
+from tests.helpers.archives import data_range, flip
 from tests.toolbox.toy import GOLDEN, GOLDEN_DIR, ToyNet
 
 LEGACY_A = "legacy_torch2.4.1_runA_model.pth.tar-3"
@@ -110,6 +111,45 @@ def test_a_damaged_file_is_named(damage, folder, tmp_path, capsys):
     with pytest.raises((RuntimeError, pickle.UnpicklingError)):
         load_checkpoint(str(broken))
     assert f'Unable to load checkpoint from "{broken}"' in capsys.readouterr().out
+
+
+def test_a_flipped_bit_is_one_clear_error(folder):
+    """PyTorch itself does not test the checksums of its archives."""
+    save_checkpoint(state(value=1.0), folder)
+    path = Path(folder, "model.pth.tar-1")
+    for bit in range(8 * len(data_range(path, "data/0"))):
+        flip(path, data_range(path, "data/0")[bit // 8], bit % 8)
+        for load in (load_checkpoint, lambda fpath: resume_from_checkpoint(os.path.dirname(fpath), ToyNet())):
+            with pytest.raises(ValueError, match=r'the checkpoint ".*model\.pth\.tar-1" is damaged \(.*data/0'):
+                load(str(path))
+        flip(path, data_range(path, "data/0")[bit // 8], bit % 8)
+    assert load_checkpoint(str(path))["state_dict"]["fc.weight"].tolist() == [1.0, 1.0]
+
+
+def test_a_flipped_bit_among_the_names_is_noticed_too(folder):
+    save_checkpoint(state(), folder)
+    path = Path(folder, "model.pth.tar-1")
+    for place in data_range(path, "data.pkl")[::7]:
+        flip(path, place, 0)
+        with pytest.raises(ValueError, match="is damaged"):
+            load_checkpoint(str(path))
+        flip(path, place, 0)
+
+
+def test_a_file_that_was_written_without_checksums_loads(folder):
+    torch.serialization.set_crc32_options(False)
+    try:
+        save_checkpoint(state(value=2.0), folder)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert load_checkpoint(f"{folder}/model.pth.tar-1")["state_dict"]["fc.weight"].tolist() == [2.0, 2.0]
+
+
+def test_a_file_from_before_pytorch_1_6_loads(folder):
+    path = Path(folder, "old")
+    path.parent.mkdir()
+    torch.save(state(value=3.0), path, _use_new_zipfile_serialization=False)
+    assert load_checkpoint(str(path))["state_dict"]["fc.weight"].tolist() == [3.0, 3.0]
 
 
 # ---------------------------------------------------------------------------------------------- files of Dassl

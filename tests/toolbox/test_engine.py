@@ -334,6 +334,18 @@ def test_split_to_evaluate(options, split, run_a, capsys):
     assert f"Evaluate on the *{split}* set\n" in capsys.readouterr().out
 
 
+def test_a_result_on_the_test_images_where_others_were_asked_for_says_so(run_a, capsys, monkeypatch):
+    TrainerX.test(run_a, split="val")
+    assert "Note: " not in capsys.readouterr().out
+    monkeypatch.setattr(run_a, "val_loader", None)
+    monkeypatch.setattr(run_a, "cfg", run_a.cfg.clone())
+    run_a.cfg.merge_from_list(["TEST.SPLIT", "val"])
+    TrainerX.test(run_a)
+    note, evaluate = capsys.readouterr().out.splitlines()[:2]
+    assert note == "Note: TEST.SPLIT is val, but there are no validation images: the result is that of the test images"
+    assert evaluate == "Evaluate on the *test* set"
+
+
 def test_is_final_is_accepted(run_a):
     assert TrainerX.test(run_a, is_final=True) == ACCURACY_A
 

@@ -1,7 +1,11 @@
 """The trainer on real files: Shapes and the bundled tiny CLIP, a few classes and shots, seconds per run."""
 
+import io
 import json
 import random
+import shutil
+from contextlib import redirect_stdout
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,15 +15,47 @@ from yacs.config import CfgNode
 from anprompt.engine import checkpoint
 from anprompt.engine.trainer import LEARNER
 from anprompt.utils.rng import rng_state, set_rng_state
-from tests.helpers.runs import Killed, assert_equal, fewer_test_images, finish, left_by_killed_process, start, weights
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+from tests.helpers.runs import (
+    Killed,
+    assert_equal,
+    fewer_test_images,
+    finish,
+    left_by_killed_process,
+    run_cfg,
+    start,
+    weights,
+)
 from trainers.anprompt import SETTINGS
 from trainers.zsclip import ZeroshotCLIP
+
+UNTESTED = ("TEST.NO_TEST", "True")
+
+
+@pytest.fixture(scope="module")
+def whole(data_root, tmp_path_factory):
+    """A finished run with the settings of ``make_cfg()``, to be read only."""
+    folder, printed = tmp_path_factory.mktemp("whole") / "run", io.StringIO()
+    with redirect_stdout(printed):
+        trainer = finish(run_cfg(data_root, folder, [], trainer="ANPrompt", classes="base", seed=1), True)
+    return SimpleNamespace(trainer=trainer, folder=folder, printed=printed.getvalue(), weights=weights(trainer))
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy of its folder, where a run of ``make_cfg()`` finds it."""
+    return shutil.copytree(whole.folder, tmp_path / "run")
+
+
+def results_in(folder):
+    return json.loads((folder / "results.json").read_text())
+
 
 # ------------------------------------------------------------------ what training leaves
 
 
 def test_only_learnables_change_and_only_they_are_saved(make_cfg):
-    cfg = make_cfg()
+    cfg = make_cfg(*UNTESTED)
     trainer = start(cfg)
     clip_before = {name: tensor.clone() for name, tensor in trainer.model.clip.state_dict().items()}
     before = weights(trainer)
@@ -32,26 +68,24 @@ def test_only_learnables_change_and_only_they_are_saved(make_cfg):
     assert_equal(saved["state_dict"], after)
 
 
-def test_files_of_a_finished_run_are_those_of_dassl_and_the_results(make_cfg, tmp_path):
-    finish(make_cfg())
-    files = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+def test_files_of_a_finished_run_are_those_of_dassl_and_the_results(whole):
+    files = {path.relative_to(whole.folder).as_posix() for path in whole.folder.rglob("*") if path.is_file()}
     files = {name for name in files if not name.startswith("tensorboard/")}
     assert files == {"results.json", f"{LEARNER}/checkpoint", f"{LEARNER}/model.pth.tar-3"}
-    assert (tmp_path / "run" / LEARNER / "checkpoint").read_text() == "model.pth.tar-3\n"
+    assert (whole.folder / LEARNER / "checkpoint").read_text() == "model.pth.tar-3\n"
 
 
 def test_checkpoint_frequency_keeps_the_files_that_dassl_keeps(make_cfg, tmp_path):
-    finish(make_cfg("TRAIN.CHECKPOINT_FREQ", "2"))
+    finish(make_cfg("TRAIN.CHECKPOINT_FREQ", "2", *UNTESTED))
     names = {path.name for path in (tmp_path / "run" / LEARNER).glob("model*")}
     assert names == {"model.pth.tar-2", "model.pth.tar-3"}
 
 
-def test_results_file_has_unrounded_numbers_of_every_head(make_cfg, tmp_path):
-    trainer = finish(make_cfg())
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+def test_results_file_has_unrounded_numbers_of_every_head(whole):
+    results = results_in(whole.folder)
     assert set(results["heads"]) == {"class", "prototype", "fused"}
     assert results["headline"] == "fused"
-    assert results["total"] == len(trainer.dm.dataset.test)
+    assert results["total"] == len(whole.trainer.dm.dataset.test)
     for head in results["heads"].values():
         assert head["accuracy"] == 100 * head["correct"] / results["total"]
     assert results["accuracy"] == results["heads"]["fused"]["accuracy"]
@@ -59,10 +93,8 @@ def test_results_file_has_unrounded_numbers_of_every_head(make_cfg, tmp_path):
     assert (results["dataset"], results["classes"], results["seed"]) == ("Shapes", "base", 1)
 
 
-def test_printed_accuracy_of_the_result_block_is_the_headline(make_cfg, tmp_path, capsys):
-    finish(make_cfg())
-    printed = capsys.readouterr().out
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+def test_printed_accuracy_of_the_result_block_is_the_headline(whole):
+    printed, results = whole.printed, results_in(whole.folder)
     end = printed.index("Finish training")
     assert f"* accuracy: {results['accuracy']:.1f}%" in printed[end:]
     assert printed[end:].count("* accuracy:") == 1
@@ -72,8 +104,7 @@ def test_printed_accuracy_of_the_result_block_is_the_headline(make_cfg, tmp_path
 
 
 @pytest.mark.parametrize("moment", ["mid-epoch", "before saving", "while saving", "before the pointer", "after saving"])
-def test_an_interrupted_run_ends_with_the_same_weights(make_cfg, monkeypatch, moment):
-    whole = finish(make_cfg(output="whole"))
+def test_an_interrupted_run_ends_with_the_same_weights(whole, make_cfg, monkeypatch, moment):
     cfg = make_cfg(output="killed")
     trainer = start(cfg)
 
@@ -107,12 +138,12 @@ def test_an_interrupted_run_ends_with_the_same_weights(make_cfg, monkeypatch, mo
             trainer.train()
     resumed = finish(cfg)
     assert resumed.start_epoch == (2 if moment == "after saving" else 1)
-    assert_equal(weights(whole), weights(resumed))
-    assert resumed.get_current_lr() == whole.get_current_lr()
+    assert_equal(whole.weights, weights(resumed))
+    assert resumed.get_current_lr() == whole.trainer.get_current_lr()
 
 
 def test_resume_with_fresh_noise_every_epoch_is_exact(make_cfg, monkeypatch):
-    options = ("TRAINER.ANPROMPT.NOISE.RESAMPLE", "True")
+    options = ("TRAINER.ANPROMPT.NOISE.RESAMPLE", "True", *UNTESTED)
     whole = finish(make_cfg(*options, output="whole"))
     cfg = make_cfg(*options, output="killed")
     trainer = start(cfg)
@@ -142,22 +173,20 @@ def test_resume_with_best_val_remembers_the_best(make_cfg, monkeypatch):
     assert_equal(weights(whole), weights(finish(cfg)))
 
 
-def test_a_run_killed_before_its_result_is_written_is_finished_by_the_next(make_cfg, monkeypatch, tmp_path):
-    whole = finish(make_cfg(output="whole"))
+def test_a_run_killed_before_its_result_is_written_is_finished_by_the_next(whole, make_cfg, monkeypatch, tmp_path):
     cfg = make_cfg(output="killed")
     with monkeypatch.context() as patch:
-        trainer = start(cfg)
+        trainer = fewer_test_images(start(cfg))
         patch.setattr(trainer, "write_results", lambda *results: _die_at(trainer, 2))
         with pytest.raises(Killed):
             trainer.train()
     assert not (tmp_path / "killed" / "results.json").exists()
-    assert_equal(weights(whole), weights(finish(cfg)))
-    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed")]
-    assert results[0]["heads"] == results[1]["heads"]
+    assert_equal(whole.weights, weights(finish(cfg, all_test_images=True)))
+    assert results_in(whole.folder)["heads"] == results_in(tmp_path / "killed")["heads"]
 
 
 def test_what_killed_processes_left_behind_is_removed(make_cfg, monkeypatch, tmp_path):
-    cfg = make_cfg("TRAIN.CHECKPOINT_FREQ", "1")
+    cfg = make_cfg("TRAIN.CHECKPOINT_FREQ", "1", *UNTESTED)
     finish(cfg)
     folder = tmp_path / "run" / LEARNER
     names = {path.name for path in folder.iterdir()}
@@ -180,10 +209,9 @@ def test_what_killed_processes_left_behind_is_removed(make_cfg, monkeypatch, tmp
         ({"seed": 2}, "a run with seed 1, and this run has seed 2"),
     ],
 )
-def test_a_run_on_other_data_is_not_resumed(make_cfg, changes, message):
-    finish(make_cfg("OPTIM.MAX_EPOCH", "1"))
+def test_a_run_on_other_data_is_not_resumed(run, make_cfg, changes, message):
     with pytest.raises(ValueError, match=message):
-        finish(make_cfg("OPTIM.MAX_EPOCH", "2", **changes))
+        finish(make_cfg("OPTIM.MAX_EPOCH", "4", **changes))
 
 
 def test_a_folder_to_resume_must_hold_a_run(make_cfg):
@@ -192,36 +220,32 @@ def test_a_folder_to_resume_must_hold_a_run(make_cfg):
 
 
 @pytest.mark.parametrize("content", [b"model.pth.tar-7\n", b"\x00\xff", b""])
-def test_a_damaged_pointer_is_named(make_cfg, tmp_path, content):
-    finish(make_cfg("OPTIM.MAX_EPOCH", "1"))
-    (tmp_path / "run" / LEARNER / "checkpoint").write_bytes(content)
+def test_a_damaged_pointer_is_named(run, make_cfg, content):
+    (run / LEARNER / "checkpoint").write_bytes(content)
     with pytest.raises(ValueError, match=r"checkpoint names .* no checkpoint there. Remove the folder to start over"):
-        finish(make_cfg("OPTIM.MAX_EPOCH", "2"))
+        finish(make_cfg("OPTIM.MAX_EPOCH", "4"))
 
 
-def test_precision_may_change_on_resume(make_cfg):
-    finish(make_cfg("OPTIM.MAX_EPOCH", "1"))
-    assert finish(make_cfg("OPTIM.MAX_EPOCH", "2", "TRAINER.ANPROMPT.PREC", "amp")).start_epoch == 1
+def test_precision_may_change_on_resume(run, make_cfg):
+    assert finish(make_cfg("OPTIM.MAX_EPOCH", "4", "TRAINER.ANPROMPT.PREC", "amp")).start_epoch == 3
 
 
-def test_noise_of_another_source_is_not_resumed(make_cfg, tmp_path):
-    trainer = finish(make_cfg("OPTIM.MAX_EPOCH", "1"))
-    sentences = {name: [name, f"the {name}"] for name in trainer.dm.dataset.classnames}
+def test_noise_of_another_source_is_not_resumed(whole, run, make_cfg, tmp_path):
+    sentences = {name: [name, f"the {name}"] for name in whole.trainer.dm.dataset.classnames}
     (tmp_path / "Shapes.json").write_text(json.dumps(sentences))
     with pytest.raises(ValueError, match="came from built-in paraphrases .* now it would come from HPT descriptions"):
-        finish(make_cfg("OPTIM.MAX_EPOCH", "2", "TRAINER.ANPROMPT.NOISE.HPT_DIR", str(tmp_path)))
+        finish(make_cfg("OPTIM.MAX_EPOCH", "4", "TRAINER.ANPROMPT.NOISE.HPT_DIR", str(tmp_path)))
 
 
-def test_running_again_only_tests(make_cfg):
-    cfg = make_cfg()
-    first = finish(cfg)
-    again = finish(cfg)
+def test_running_again_only_tests(whole, run, make_cfg):
+    again = finish(make_cfg())
     assert again.start_epoch == again.max_epoch
-    assert_equal(weights(first), weights(again))
+    assert_equal(whole.weights, weights(again))
 
 
 def test_same_seed_same_weights_other_seed_other_weights(make_cfg):
-    runs = [weights(finish(make_cfg(output=name, seed=seed))) for name, seed in [("a", 0), ("b", 0), ("c", 2)]]
+    seeds = {"a": 0, "b": 0, "c": 2}
+    runs = [weights(finish(make_cfg(*UNTESTED, output=name, seed=seed))) for name, seed in seeds.items()]
     assert_equal(runs[0], runs[1])
     assert not torch.equal(runs[0]["tokens"], runs[2]["tokens"])
 
@@ -313,20 +337,16 @@ def test_an_error_while_saving_leaves_the_old_file_and_no_rubbish(tmp_path, monk
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_truncated_checkpoint_is_one_clear_error(make_cfg, tmp_path):
-    cfg = make_cfg()
-    finish(cfg)
-    path = tmp_path / "run" / LEARNER / "model.pth.tar-3"
+def test_a_truncated_checkpoint_is_one_clear_error(run, make_cfg):
+    path = run / LEARNER / "model.pth.tar-3"
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"model.pth.tar-3 \(2,000 bytes\): the archive is cut short"):
-        start(make_cfg(output="other")).load_model(cfg.OUTPUT_DIR, epoch=3)
+        start(make_cfg(output="other")).load_model(str(run), epoch=3)
 
 
-def test_a_missing_checkpoint_lists_what_is_there(make_cfg):
-    cfg = make_cfg()
-    finish(cfg)
+def test_a_missing_checkpoint_lists_what_is_there(whole, make_cfg):
     with pytest.raises(FileNotFoundError, match=r"model.pth.tar-7; found there: model.pth.tar-3"):
-        start(make_cfg(output="other")).load_model(cfg.OUTPUT_DIR, epoch=7)
+        start(make_cfg(output="other")).load_model(str(whole.folder), epoch=7)
 
 
 @pytest.mark.parametrize(
@@ -342,43 +362,35 @@ def test_a_missing_checkpoint_lists_what_is_there(make_cfg):
         ("REP_DIM", "64", r"tokens: shape \(5, 128\) in the file, \(5, 64\) here"),
     ],
 )
-def test_a_checkpoint_of_other_settings_is_refused(make_cfg, option, value, message):
-    cfg = make_cfg("OPTIM.MAX_EPOCH", "1")
-    finish(cfg)
+def test_a_checkpoint_of_other_settings_is_refused(whole, make_cfg, option, value, message):
     other = start(make_cfg(f"TRAINER.ANPROMPT.{option}", value, output="other"))
     with pytest.raises(ValueError, match=message):
-        other.load_model(cfg.OUTPUT_DIR, epoch=1)
+        other.load_model(str(whole.folder), epoch=3)
 
 
-def test_a_checkpoint_older_than_a_setting_has_its_default(make_cfg):
-    cfg = make_cfg("OPTIM.MAX_EPOCH", "1")
-    trained = finish(cfg)
-    path = f"{cfg.OUTPUT_DIR}/{LEARNER}/model.pth.tar-1"
+def test_a_checkpoint_older_than_a_setting_has_its_default(whole, run, make_cfg):
+    path = run / LEARNER / "model.pth.tar-3"
     state = checkpoint.load_checkpoint(path)
     older = {key: value for key, value in state["settings"].items() if ".TEXT_" not in key}
     assert len(older) == len(state["settings"]) - 2
     checkpoint.save_checkpoint({**state, "settings": older}, path)
     same = start(make_cfg(output="same"))
-    same.load_model(cfg.OUTPUT_DIR, epoch=1)
-    assert_equal(weights(trained), weights(same))
+    same.load_model(str(run), epoch=3)
+    assert_equal(whole.weights, weights(same))
     with pytest.raises(ValueError, match="TEXT_BETA 1.0 there, 0.5 here"):
-        start(make_cfg("TRAINER.ANPROMPT.TEXT_BETA", "0.5", output="other")).load_model(cfg.OUTPUT_DIR, epoch=1)
+        start(make_cfg("TRAINER.ANPROMPT.TEXT_BETA", "0.5", output="other")).load_model(str(run), epoch=3)
 
 
-def test_a_checkpoint_of_another_backbone_is_refused(make_cfg):
-    cfg = make_cfg("OPTIM.MAX_EPOCH", "1")
-    trainer = finish(cfg)
-    path = f"{cfg.OUTPUT_DIR}/{LEARNER}/model.pth.tar-1"
+def test_a_checkpoint_of_another_backbone_is_refused(run, make_cfg):
+    path = run / LEARNER / "model.pth.tar-3"
     state = checkpoint.load_checkpoint(path)
     checkpoint.save_checkpoint({**state, "settings": {**state["settings"], "MODEL.BACKBONE.NAME": "ViT-B/16"}}, path)
     with pytest.raises(ValueError, match=r"MODEL.BACKBONE.NAME 'ViT-B/16' there, 'tiny' here"):
-        trainer.load_model(cfg.OUTPUT_DIR, epoch=1)
+        start(make_cfg(output="other")).load_model(str(run), epoch=3)
 
 
-def test_loading_is_strict(make_cfg):
-    cfg = make_cfg("OPTIM.MAX_EPOCH", "1")
-    trainer = finish(cfg)
-    path = f"{cfg.OUTPUT_DIR}/{LEARNER}/model.pth.tar-1"
+def test_loading_is_strict(run, make_cfg):
+    path = run / LEARNER / "model.pth.tar-3"
     state = checkpoint.load_checkpoint(path)
     tensors = {**state["state_dict"], "tokens": torch.zeros(2, 2), "extra": torch.zeros(1)}
     del tensors["noise_prompts"]
@@ -386,7 +398,7 @@ def test_loading_is_strict(make_cfg):
     with pytest.raises(
         ValueError, match=r"missing noise_prompts; unexpected extra; tokens: shape \(2, 2\) in the file"
     ):
-        trainer.load_model(cfg.OUTPUT_DIR, epoch=1)
+        start(make_cfg(output="other")).load_model(str(run), epoch=3)
 
 
 @pytest.mark.parametrize(
@@ -445,12 +457,11 @@ def test_more_noise_prompts_than_sentences_is_refused(make_cfg):
 # ------------------------------------------------------------------ noise
 
 
-def test_noise_prompts_are_kept_on_new_classes(make_cfg):
-    cfg = make_cfg()
-    trained = finish(cfg).model.learner.noise_prompts
+def test_noise_prompts_are_kept_on_new_classes(whole, make_cfg):
+    trained = whole.weights["noise_prompts"]
     new = start(make_cfg(classes="new", output="new"))
     assert not torch.equal(new.model.learner.noise_prompts, trained)
-    new.load_model(cfg.OUTPUT_DIR, epoch=3)
+    new.load_model(str(whole.folder), epoch=3)
     assert torch.equal(new.model.learner.noise_prompts, trained)
 
 
@@ -475,7 +486,7 @@ def test_building_noise_draws_from_no_global_generator(make_cfg):
 
 def test_fresh_noise_changes_every_epoch_only_where_asked(make_cfg):
     def indices(*options, output):
-        trainer, seen = start(make_cfg(*options, output=output)), []
+        trainer, seen = start(make_cfg(*options, *UNTESTED, output=output)), []
         original = trainer.run_epoch
         trainer.run_epoch = lambda: (seen.append(trainer.noise_index), original())
         trainer.train()
@@ -502,12 +513,11 @@ def test_the_log_names_the_source_of_the_noise(make_cfg, tmp_path, capsys):
 # ------------------------------------------------------------------ evaluation
 
 
-def test_headline_follows_whether_the_classes_were_trained_on(make_cfg):
-    cfg = make_cfg("OPTIM.MAX_EPOCH", "1")
-    assert finish(cfg).headline() == "fused"
+def test_headline_follows_whether_the_classes_were_trained_on(whole, make_cfg):
+    assert whole.trainer.headline() == "fused"
     for classes, expected in [("base", "fused"), ("new", "class"), ("all", "class")]:
-        trainer = start(make_cfg("OPTIM.MAX_EPOCH", "1", classes=classes, output=classes))
-        trainer.load_model(cfg.OUTPUT_DIR, epoch=1)
+        trainer = start(make_cfg(classes=classes, output=classes))
+        trainer.load_model(str(whole.folder), epoch=3)
         assert trainer.headline() == expected
 
 
@@ -550,7 +560,7 @@ def test_heads(make_cfg):
 
 
 def test_zero_shot_log_ends_like_a_training_log(make_cfg, capsys):
-    start(make_cfg(trainer="ZeroshotCLIP")).train()
+    finish(make_cfg(trainer="ZeroshotCLIP"))
     printed = capsys.readouterr().out
     assert "\nFinish training\n" in printed and "* accuracy:" in printed[printed.index("Finish training") :]
 
@@ -622,6 +632,21 @@ def test_a_model_is_not_chosen_on_the_images_of_its_result(make_cfg, change, spl
         ValueError, match="best_val would choose the model on .* images .*: use TEST.FINAL_MODEL last_step"
     ):
         trainer.train()
+
+
+def test_a_validation_without_images_is_refused_on_any_data(make_cfg, monkeypatch):
+    """The readers here look for themselves; a data set of the user's need not."""
+
+    class Unvalidated(DatasetBase):
+        def __init__(self, cfg):
+            whole = DATASET_REGISTRY.get("Shapes")(cfg)
+            super().__init__(train_x=whole.train_x, test=whole.test)
+
+    monkeypatch.setitem(DATASET_REGISTRY._objects, "Unvalidated", Unvalidated)
+    data = ("DATASET.NAME", "Unvalidated", "DATASET.TEMPLATE", "a {}.")
+    with pytest.raises(ValueError, match=r"^TEST\.SPLIT is val, but Unvalidated has no validation images: use"):
+        start(make_cfg(*data, "TEST.SPLIT", "val"))
+    assert start(make_cfg(*data)).val_loader is None
 
 
 def test_every_result_says_its_head_and_classes(make_cfg, tmp_path, capsys):

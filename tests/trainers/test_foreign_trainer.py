@@ -27,18 +27,27 @@ def place(tmp_path_factory):
     return place
 
 
-def run(place, output, *arguments):
-    """One call of train.py on Shapes; nothing is read from or written to the user's home."""
-    command = [sys.executable, "train.py", "--root", str(place / "data"), "--seed", "1", "--trainer", "TailAdapted"]
-    files = ["--dataset-config-file", str(REPOSITORY / "configs" / "datasets" / "shapes.yaml")]
-    files += ["--config-file", str(FOREIGN / "tail_adapter.yaml"), "--output-dir", str(output)]
+def run(place, **arguments):
+    """One call of train.py for runs on Shapes, by the name of their output folder; what each has logged.
+
+    Nothing is read from or written to the user's home.
+    """
+    words = ["--root", str(place / "data"), "--seed", "1", "--trainer", "TailAdapted"]
+    words += ["--dataset-config-file", str(REPOSITORY / "configs" / "datasets" / "shapes.yaml")]
+    words += ["--config-file", str(FOREIGN / "tail_adapter.yaml")]
+    runs = [[*words, "--output-dir", str(place / name), *own] for name, own in arguments.items()]
     home = str(place / "home")
-    own = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HOME": home, "USERPROFILE": home}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HOME": home}
     done = subprocess.run(
-        [*command, *files, *arguments], cwd=place, env=os.environ | own, capture_output=True, text=True, timeout=500
+        [sys.executable, "train.py", *runs[0], *(word for more in runs[1:] for word in ("--then", *more))],
+        cwd=place,
+        env=environment | {"USERPROFILE": home},
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return [(place / name / "log.txt").read_text() for name in arguments]
 
 
 def accuracy(text):
@@ -55,8 +64,16 @@ def learned(output, epoch):
 def trained(place):
     """Two epochs on base classes, in single precision."""
     settings = ("TRAINER.TAILADAPTED.PREC", "fp32", "DATASET.NUM_SHOTS", "4")
-    text = run(place, place / "base", *settings, "DATASET.SUBSAMPLE_CLASSES", "base", "TRAIN.CHECKPOINT_FREQ", "1")
+    (text,) = run(place, base=(*settings, "DATASET.SUBSAMPLE_CLASSES", "base", "TRAIN.CHECKPOINT_FREQ", "1"))
     return place / "base", settings, text
+
+
+@pytest.fixture(scope="module")
+def tested(place, trained):
+    """What tests of its checkpoint on new and on base classes print."""
+    output, settings, _ = trained
+    test = ("--eval-only", "--model-dir", str(output), "--load-epoch", "2", *settings, "DATASET.SUBSAMPLE_CLASSES")
+    return run(place, new=(*test, "new"), again=(*test, "base"))
 
 
 def test_it_trains(trained):
@@ -69,32 +86,23 @@ def test_it_trains(trained):
     assert not torch.equal(first, second)
 
 
-def test_it_tests_new_classes_from_its_checkpoint(place, trained):
+def test_it_tests_new_classes_from_its_checkpoint(trained, tested):
     """What belongs to the training's classes is dropped from the checkpoint, what was learned stays."""
-    output, settings, _ = trained
-    test = ("--eval-only", "--model-dir", str(output), "--load-epoch", "2", *settings)
-    text = run(place, place / "new", *test, "DATASET.SUBSAMPLE_CLASSES", "new")
-    assert f"Loaded adapter of epoch 2 from {output}" in text
-    assert accuracy(text) > 100 / 12 * 2
+    assert f"Loaded adapter of epoch 2 from {trained[0]}" in tested[0]
+    assert accuracy(tested[0]) > 100 / 12 * 2
 
 
-def test_the_same_model_gets_the_same_accuracy_again(place, trained):
-    output, settings, text = trained
-    test = ("--eval-only", "--model-dir", str(output), "--load-epoch", "2", *settings)
-    assert accuracy(run(place, place / "again", *test, "DATASET.SUBSAMPLE_CLASSES", "base")) == accuracy(text)
+def test_the_same_model_gets_the_same_accuracy_again(trained, tested):
+    assert accuracy(tested[1]) == accuracy(trained[2])
 
 
-@pytest.mark.parametrize("precision", ["fp16", "amp"])
-def test_it_trains_in_the_familys_other_precisions(place, precision):
+def test_it_trains_in_the_familys_other_precisions(place):
     """On a CPU, too, where its `autocast` and `GradScaler` switch themselves off."""
-    settings = ("TRAINER.TAILADAPTED.PREC", precision, "TRAINER.TAILADAPTED.RANK", "4", "DATASET.NUM_SHOTS", "1")
-    output = place / precision
-    text = run(
-        place, output, *settings, "OPTIM.MAX_EPOCH", "2", "DATASET.SUBSAMPLE_CLASSES", "base", "TEST.NO_TEST", "True"
-    )
-    weight = learned(output, 2)
-    assert weight.dtype == {"fp16": torch.float16, "amp": torch.float32}[precision]
-    assert weight.isfinite().all()
-    assert weight.any(), "it starts at zero"
-    assert weight.shape == (128, 4)
-    assert "nan" not in text
+    options = ("TRAINER.TAILADAPTED.RANK", "4", "DATASET.NUM_SHOTS", "1", "DATASET.SUBSAMPLE_CLASSES", "base")
+    options += ("OPTIM.MAX_EPOCH", "2", "TEST.NO_TEST", "True", "TRAINER.TAILADAPTED.PREC")
+    for text in run(place, fp16=(*options, "fp16"), amp=(*options, "amp")):
+        assert "nan" not in text and "Finish training" in text
+    for precision, dtype in {"fp16": torch.float16, "amp": torch.float32}.items():
+        weight = learned(place / precision, 2)
+        assert weight.dtype == dtype and weight.isfinite().all() and weight.shape == (128, 4)
+        assert weight.any(), "it starts at zero"

@@ -179,6 +179,8 @@ class SimpleTrainer(TrainerBase):
         """
         on_val = (split or self.cfg.TEST.SPLIT) == "val" and self.val_loader is not None
         name, loader = ("val", self.val_loader) if on_val else ("test", self.test_loader)
+        if split is None and self.cfg.TEST.SPLIT == "val" and not on_val:
+            print("Note: TEST.SPLIT is val, but there are no validation images: the result is that of the test images")
         print(f"Evaluate on the *{name}* set")
         self.set_model_mode("eval")
         self.evaluator.reset()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -74,7 +76,7 @@ def load_checkpoint(fpath: str) -> Any:
     """Content of a checkpoint; on the CPU where there is no GPU, else on the devices it was saved from.
 
     Raises:
-        ValueError: ``fpath`` is None.
+        ValueError: ``fpath`` is None, or the file does not have the checksums that it was written with.
         FileNotFoundError: no such file.
     """
     if fpath is None:
@@ -83,6 +85,7 @@ def load_checkpoint(fpath: str) -> Any:
         raise FileNotFoundError(f'no checkpoint at "{fpath}"')
     map_location = None if torch.cuda.is_available() else "cpu"
     try:
+        _test_checksums(fpath)
         try:
             return torch.load(fpath, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError:
@@ -90,6 +93,20 @@ def load_checkpoint(fpath: str) -> Any:
     except Exception:
         print(f'Unable to load checkpoint from "{fpath}"')
         raise
+
+
+def _test_checksums(fpath: str) -> None:
+    """Raise a ValueError where a bit has changed since the file was written: PyTorch would load another number."""
+    if not zipfile.is_zipfile(fpath):  # cut short, which PyTorch notices, or written before PyTorch 1.6
+        return
+    try:
+        with zipfile.ZipFile(fpath) as archive:
+            summed = any(record.CRC for record in archive.infolist())  # not after set_crc32_options(False)
+            damaged = archive.testzip() if summed else None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OverflowError, RuntimeError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise ValueError(f'the checkpoint "{fpath}" is damaged ({damaged}): name another one, or train again')
 
 
 def newest_checkpoint(fdir: str) -> str | None:
