@@ -6,6 +6,7 @@ Numbers in brackets are those of the method's invariants; others stand in ``test
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.helpers import fake_clips, ga2_oracle
 from tests.helpers.oracle import normalise
 from tests.helpers.runs import Killed, assert_equal, finish, start, weights
 from tests.trainers.test_peer_models import LABELS, NAMES, TAILS, TOKENIZER, WORDS, bare_trainer, leaves
-from trainers.ga2clip import CoupledLearner, GA2CLIP, share_of_rate
+from trainers.ga2clip import GA2CLIP, CoupledLearner, share_of_rate
 
 UNTESTED = ["TEST.NO_TEST", "True"]
 DEPTHS = (3, 2)
@@ -438,7 +439,7 @@ def test_it_learns_and_anchors_move_away_from_the_classes(ga2_cfg):
 
 def test_results_tell_top_5_beside_top_1(ga2_cfg, capsys):
     trainer = finish(ga2_cfg("OPTIM.MAX_EPOCH", "1", classes="all"))
-    results = json.loads((trainer.cfg.OUTPUT_DIR and open(f"{trainer.cfg.OUTPUT_DIR}/results.json")).read())
+    results = json.loads(Path(trainer.cfg.OUTPUT_DIR, "results.json").read_text())
     assert results["top5_accuracy"] == 100.0  # of four classes
     assert results["accuracy"] == 100 * results["correct"] / results["total"]
     assert results["total"] == 8 and results["parameters"] == trainer.learnable_count
@@ -539,7 +540,7 @@ def test_a_source_that_does_not_fit(ga2_cfg, make_cfg, tmp_path, capsys):
             start(ga2_cfg(*keys, output="error")).train()
         capsys.readouterr()
         trainer = finish(ga2_cfg(*keys, "TRAINER.GA2CLIP.HARD.FALLBACK", "template", output=f"words{len(source)}"))
-        assert f"Warning: no hard prompts but those of words, since" in capsys.readouterr().out
+        assert "Warning: no hard prompts but those of words, since" in capsys.readouterr().out
         assert trainer.hard_from.startswith("the words")
 
 
