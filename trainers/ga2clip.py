@@ -305,10 +305,6 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         node, optim, defaults = cfg.TRAINER.GA2CLIP, cfg.OPTIM, get_cfg_default().OPTIM
-        require(
-            optim.WARMUP_EPOCH < optim.MAX_EPOCH,
-            f"OPTIM.WARMUP_EPOCH {optim.WARMUP_EPOCH}: expected fewer than OPTIM.MAX_EPOCH {optim.MAX_EPOCH}",
-        )
         for key, value in (
             ("LR_SCHEDULER", "cosine"),
             ("WARMUP_TYPE", "linear"),
@@ -336,6 +332,6 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
 def share_of_rate(update: int, per_epoch: int, warm_up: float, last: int) -> float:
     """Share of the base rate at an update, counted from 0."""
     epoch = update / per_epoch
-    if epoch < warm_up:
+    if epoch < warm_up or last <= warm_up:  # a run may end within its warm-up
         return epoch / warm_up
     return (1 + math.cos(math.pi * (epoch - warm_up) / (last - warm_up))) / 2

@@ -64,13 +64,6 @@ def with_cached_images(loader: Any) -> Any:
     return CachingLoader(CachedImages.like(loader.dataset), **arguments(loader))
 
 
-def with_staying_workers(loader: Any) -> Any:
-    """``loader`` with workers that stay, whatever it loads; as it is where it is not a plain one."""
-    if type(loader) is not DataLoader or loader.batch_size is None:
-        return loader
-    return StayingLoader(loader.dataset, **arguments(loader))
-
-
 def with_own_draws(loader: DataLoader, seed: int) -> StayingLoader:
     """``loader`` with an order and an augmentation that follow from (seed, epoch) alone: see :class:`OwnOrder`.
 

@@ -23,14 +23,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone, find_weights, load_clip_once
-from anprompt.data.loaders import (
-    endless,
-    stop_workers,
-    with_cached_images,
-    with_device_images,
-    with_kept_images,
-    with_staying_workers,
-)
+from anprompt.data.loaders import endless, stop_workers, with_cached_images, with_device_images, with_kept_images
 from anprompt.engine.accumulation import GradientMean
 from anprompt.engine.batch import Batch
 from anprompt.engine.checkpoint import require_checkpoint
@@ -48,7 +41,9 @@ from anprompt.utils.files import atomic_path
 from anprompt.utils.memory import named_shortage
 from anprompt.utils.settings import Settings
 from anprompt.utils.suggest import require_known
+from anprompt.video.clips import VideoDatasetWrapper, with_staying_workers
 from anprompt.video.dataset import is_video_data
+from anprompt.video.transforms import clip_transform
 from dassl.data import DataManager
 from dassl.data.transforms import INTERPOLATION_MODES
 from dassl.metrics import compute_accuracy
@@ -242,9 +237,6 @@ class PromptTrainer(ResumableTrainer[Model]):
 
     def load_clips(self) -> None:
         """What Dassl does for images, with items and transforms of clips."""
-        from anprompt.video.clips import VideoDatasetWrapper
-        from anprompt.video.transforms import clip_transform
-
         transforms = {
             "custom_tfm_train": clip_transform(self.cfg, is_train=True),
             "custom_tfm_test": clip_transform(self.cfg, is_train=False),

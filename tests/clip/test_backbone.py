@@ -401,6 +401,39 @@ def test_weights_of_another_type_are_named(files, tmp_path, change, message):
         load_clip("ViT-B/16", str(tmp_path / "odd.pt"))
 
 
+VIDEO_MODELS = {
+    "CLIP's names": ("model_state_dict", lambda key: f"module.{key}"),
+    "two encoders": (
+        "model",
+        lambda key: key.replace("visual.", "image_encoder.") if "visual" in key else f"text_encoder.{key}",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", VIDEO_MODELS)
+def test_the_tuned_encoders_of_a_video_model(source, tmp_path, caplog, kind):
+    """What such a model has besides is left out, and counted; of its scale CLIP's own is known."""
+    wrapper, name = VIDEO_MODELS[kind]
+    state = {name(key): value for key, value in source.state_dict().items() if key != "logit_scale"}
+    state |= {"prompt_learner.ctx": torch.ones(4, 32), "fusion.weight": torch.ones(2)}
+    torch.save({wrapper: state, "epoch": 12}, tmp_path / "tuned.pt")
+    with caplog.at_level("INFO", logger="anprompt"):
+        tuned = load_clip("ViT-B/16", str(tmp_path / "tuned.pt"))
+    expected = {**source.state_dict(), "logit_scale": torch.tensor(100.0).log()}
+    found = tuned.model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert "2 tensors are no part of CLIP's towers, such as prompt_learner.ctx" in caplog.text
+    assert "has no logit_scale: CLIP's own is taken, 100" in caplog.text
+
+
+def test_a_video_model_without_a_tower_is_refused(source, tmp_path):
+    state = {key: value for key, value in source.state_dict().items() if key.startswith("visual.")}
+    torch.save({"model_state_dict": state}, tmp_path / "tuned.pt")
+    with pytest.raises(ValueError, match=r"does not hold ViT-B/16: .*is missing.*Is it the file of another model"):
+        load_clip("ViT-B/16", str(tmp_path / "tuned.pt"))
+
+
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
 def test_what_is_no_file_is_named_at_once(tmp_path, name):
     os.mkfifo(tmp_path / name)

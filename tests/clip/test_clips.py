@@ -117,8 +117,8 @@ def test_layers_computed_again_give_the_same_gradients_bit_for_bit(clip, case):
     assert all(map(torch.equal, gradients(kept, tokens), gradients(again, tokens)))
 
 
-def test_between_the_passes_nothing_from_within_a_layer_is_kept(clip):
-    """But for what enters it, which autograd's hooks do not see; and nothing at all where nobody asks for gradients."""
+def test_between_the_passes_only_what_enters_a_layer_is_kept(clip):
+    """A row per row, instead of ten; and nothing at all where nobody asks for gradients."""
     images, tokens = clips(2, 3), tokens_of("behind the patches")
 
     def stored(recompute):
@@ -134,6 +134,6 @@ def test_between_the_passes_nothing_from_within_a_layer_is_kept(clip):
 
     per_layer = 6 * 7 * 48  # frames, rows, width
     assert stored(False) > 10 * 4 * per_layer
-    assert stored(True) < 6 * per_layer  # before and after the layers
+    assert stored(True) < 6 * per_layer  # of four layers, and of the norms before and after them
     with torch.no_grad():
         assert stored(True) == stored(False) == 0

@@ -12,7 +12,7 @@ from anprompt.engine.cuda_graphs import GraphedStep, reason
 from tests.helpers.runs import assert_equal, start, weights
 
 BATCHES = ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "TEST.NO_TEST", "True"]  # three steps per epoch
-METHODS = ["ANPrompt", "MMRL", "MMRLpp", "MaPLe", "PromptSRC", "CoOp", "CoCoOp", "KgCoOp", "E2MIM"]
+METHODS = ["ANPrompt", "MMRL", "MMRLpp", "MaPLe", "PromptSRC", "CoOp", "CoCoOp", "KgCoOp", "E2MIM", "GA2CLIP"]
 
 
 class Tape(TorchDispatchMode):
@@ -76,6 +76,8 @@ def test_a_replayed_run_is_an_eager_run(make_cfg, trainer, monkeypatch):
     options = [*BATCHES]
     if trainer == "PromptSRC":
         options += ["TRAINER.PROMPTSRC.GPA_MEAN", "2.0", "TRAINER.PROMPTSRC.GPA_STD", "1.5"]
+    if trainer == "GA2CLIP":
+        options += ["TRAINER.GA2CLIP.HARD.SOURCE", "template", "TRAINER.GA2CLIP.ANCHOR.ENABLED", "False"]
     steps = []
     cfg = make_cfg(*options, trainer=trainer, output="replayed")
     replayed = train(cfg, lambda it: steps.append(graphed(it)) or steps[0])

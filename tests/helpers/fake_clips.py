@@ -14,7 +14,8 @@ FRAMES, SIDE = 6, 72
 CLIPS = {"train": 6, "test": 2}  # per class
 ANCHORS = 5
 OPTIONS = [
-    "DATASET.NAME", "FakeClips", "VIDEO.NUM_FRAMES", "3", "VIDEO.SHORT_SIDE", "72", "DATALOADER.TRAIN_X.BATCH_SIZE", "4",
+    "DATASET.NAME", "FakeClips", "VIDEO.NUM_FRAMES", "3", "VIDEO.SHORT_SIDE", "72",
+    "DATALOADER.TRAIN_X.BATCH_SIZE", "4",
 ]  # fmt: skip
 
 
@@ -36,6 +37,7 @@ class FakeClips(VideoDataset):
     def __init__(self, cfg):
         half, names = len(CLASSES) // 2, CLASSES
         names = {"base": names[:half], "new": names[half:], "all": names}[cfg.DATASET.SUBSAMPLE_CLASSES]
+        self.names = names
         root = Path(cfg.DATASET.ROOT) / "fake_clips"
 
         def items(split):

@@ -13,7 +13,7 @@ def coupled(weight, bias, hard, soft, kept=None):
         joined = torch.cat([h, s])
         row = []
         for d in range(len(bias)):
-            value = sum(weight[d][j] * joined[j] for j in range(len(joined))) + bias[d]
+            value = (weight[d] * joined).sum() + bias[d]
             value = value if value > 0 else 0 * value
             row.append(value if kept is None else kept[k][d] * value)
         rows.append(torch.stack(row))
@@ -21,15 +21,11 @@ def coupled(weight, bias, hard, soft, kept=None):
 
 
 def clip_features(oracle, clips, appended, deep):
-    """``[B, T, 3, H, W]``: frames one by one, projected, averaged, and only then of unit length."""
-    features = []
-    for clip in clips:
-        total = 0
-        for frame in clip:
-            row, _ = oracle.image(frame[None], deep, insert=False, appended=appended)
-            total = total + row[0] @ oracle.weights["visual.proj"]
-        features.append(normalise(total / len(clip)))
-    return torch.stack(features)
+    """``[B, T, 3, H, W]``: frames as images, each projected, then averaged, and only then of unit length."""
+    rows, _ = oracle.image(torch.cat([*clips]), deep, insert=False, appended=appended)
+    frames = [row @ oracle.weights["visual.proj"] for row in rows]
+    count = clips.shape[1]
+    return torch.stack([normalise(sum(frames[i : i + count]) / count) for i in range(0, len(frames), count)])
 
 
 def anchor_term(mode, s, text, negative, anchors, logits, labels, options):

@@ -22,6 +22,7 @@ from trainers.anprompt import ANPrompt
 from trainers.cocoop import CoCoOp
 from trainers.coop import CoOp
 from trainers.e2mim import E2MIM
+from trainers.ga2clip import GA2CLIP
 from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
 from trainers.mmrl import MMRL
@@ -45,6 +46,7 @@ METHODS = {
     "CoOp": (CoOp, ("N_CTX", 3)),
     "CoOp, one context per class": (CoOp, ("N_CTX", 3, "CSC", True)),
     "CoCoOp": (CoCoOp, ()),
+    "GA2CLIP": (GA2CLIP, ("PROMPT_DEPTH_TEXT", 3, "PROMPT_DEPTH_VISION", 3)),
     "KgCoOp": (KgCoOp, ()),
     "E2MIM": (E2MIM, ()),
     "E2MIM, a critic that learns": (E2MIM, ("MI.CRITIC", "separable", "MI.ESTIMATOR", "dv")),

@@ -89,3 +89,23 @@ def test_schedule_of_mmrlpp(script, dataset, epochs, batch, rate, warmup):
     assert ("adamw", epochs, rate, warmup) == (optim.NAME, optim.MAX_EPOCH, optim.LR, optim.WARMUP_EPOCH)
     assert (cfg.DATALOADER.TRAIN_X.BATCH_SIZE, tuple(cfg.INPUT.RRCROP_SCALE)) == (batch, (0.5, 1.0))
     assert warmup == 0 or optim.WARMUP_CONS_LR == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("script", "dataset", "rate", "epochs", "warmup", "clips"),
+    [
+        ("base2new_train", "hmdb51_video", 0.004, 12, 2, 64),
+        ("base2new_train", "ssv2_video", 0.004, 12, 2, 32),
+        ("base2new_train", "ucf101_video", 0.04, 12, 2, 64),
+        ("base2new_train", "kinetics400_video", 0.04, 12, 2, 64),
+        ("few_shot", "ucf101_video", 0.008, 30, 5, 64),
+        ("few_shot", "hmdb51_video", 0.008, 30, 5, 64),
+    ],
+)
+def test_steps_of_ga2clip(script, dataset, rate, epochs, warmup, clips):
+    cfg = config(script, "GA2CLIP", dataset)
+    assert (rate, epochs, warmup) == (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.WARMUP_EPOCH)
+    assert clips == cfg.DATALOADER.TRAIN_X.BATCH_SIZE * cfg.TRAIN.ACCUMULATE
+    assert (cfg.OPTIM.NAME, cfg.OPTIM.WEIGHT_DECAY, cfg.DATALOADER.TRAIN_U.BATCH_SIZE) == ("adamw", 0.001, 1)
+    flips = (cfg.VIDEO.FLIP_P, tuple(cfg.VIDEO.RESIZE), cfg.VIDEO.CROP)
+    assert flips == ((0.0, (240, 320), "multiscale") if dataset == "ssv2_video" else (0.5, (), "rrc"))

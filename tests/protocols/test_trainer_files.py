@@ -66,6 +66,12 @@ def test_settings_are_words_that_train_py_reads_back(trainer):
     ]  # fmt: skip
 
 
+def test_a_dataset_has_its_own_settings_in_place_of_the_others(trainer):
+    folder = trainer(base2new="A: 1\nB: 2\n", base2new_ssv2_video="A: 3\n")
+    assert settings_for(folder, "base2new", "ssv2_video") == ["A", "3"]
+    assert settings_for(folder, "base2new", "ucf101_video") == ["A", "1", "B", "2"]
+
+
 def test_imagenet_has_its_own_settings_in_place_of_the_others(trainer):
     folder = trainer(few_shot="A: 1\nB: 2\n", few_shot_imagenet="A: 3\n", base2new_imagenet="A: 4\n")
     assert settings_for(folder, "few_shot", "dtd") == ["A", "1", "B", "2"]
@@ -80,7 +86,8 @@ def test_a_file_of_settings_without_any_is_named(trainer):
 
 
 def test_the_files_here_are_read_by_a_protocol_and_name_files_that_exist():
-    names = {f"{protocol}{end}" for protocol in PROTOCOLS for end in ("", "_imagenet")}
+    datasets = [file.stem for file in REPOSITORY.glob("configs/datasets/*.yaml")]
+    names = {f"{protocol}{end}" for protocol in PROTOCOLS for end in ("", *(f"_{name}" for name in datasets))}
     for file in REPOSITORY.glob("configs/trainers/*/protocols/*"):
         assert file.suffix == ".yaml" and file.stem in names | {"files"}, file
         if file.stem == "files":

@@ -29,6 +29,7 @@ PEERS = {
     "PromptSRC": ["TRAINER.PROMPTSRC.GPA_MEAN", "2.0", "TRAINER.PROMPTSRC.GPA_STD", "1.5"],
     "MMRL": [],
     "MMRLpp": [],
+    "GA2CLIP": ["TRAINER.GA2CLIP.HARD.ENABLED", "False", "TRAINER.GA2CLIP.ANCHOR.ENABLED", "False"],
 }
 ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
 BATCHES = ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "DATALOADER.TEST.BATCH_SIZE", "20"]  # three training steps per epoch

@@ -8,6 +8,7 @@ from trainers.anprompt import ANPrompt
 from trainers.cocoop import CoCoOp
 from trainers.coop import CoOp
 from trainers.e2mim import E2MIM
+from trainers.ga2clip import GA2CLIP
 from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
 from trainers.mmrl import MMRL
@@ -28,6 +29,8 @@ METHODS = {
     "E2MIM": (E2MIM, ("TEST.ENSEMBLE", 0.5)),
     "MaPLe": (MaPLe, ("PROMPT_DEPTH", 3)),
     "PromptSRC": (PromptSRC, ("PROMPT_DEPTH_TEXT", 3, "PROMPT_DEPTH_VISION", 3)),
+    "GA2CLIP": (GA2CLIP, ("PROMPT_DEPTH_TEXT", 3, "PROMPT_DEPTH_VISION", 3)),
+    "GA2CLIP, stage 0": (GA2CLIP, ("PROMPT_DEPTH_TEXT", 3, "PROMPT_DEPTH_VISION", 3, "HARD.ENABLED", False)),
     "ZeroshotCLIP": (ZeroshotCLIP, ()),
     "ZeroshotCLIP2": (ZeroshotCLIP2, ()),
 }
