@@ -5,7 +5,7 @@
 Both were taken over from what the scripts gave when they were bash. A line of theirs that changes says
 that a published setting, a folder or a printed line has changed: that is to be wanted, and belongs in CHANGELOG.md.
 
-``configs.json``, the merged config of every method x script x dataset of its kind (few_shot: x shots), one run per line:
+``configs.json``, the merged config of every method x script x dataset (few_shot: x shots), one run per line:
 
     "defaults"  {key: value} before any file
     "files"     {"CoOp/vit_b16": {key: value}}: what differs from them in the same way in all runs with that file
