@@ -157,7 +157,7 @@ def video_table(result: Result) -> str:
         [
             f"### Clips: {result['seconds']} s of {width}x{height}, H.264",
             where(result),
-            "32 frames of a clip; textbook decodes every frame, with one thread as ours does:",
+            f"{result['frames']} frames of a clip; textbook decodes every frame, with one thread as ours does:",
             table(["key frames", "use", "decoded", "textbook, ms", "ours, ms", "textbook / ours"], decoding),
             "Clips per second of the loader, scaled and cut to 224 pixels:",
             table(["key frames", "workers", "training", "test"], loaders),

@@ -1,11 +1,12 @@
 """Reading clips: seeking against decoding every frame, and clips per second of a loader.
 
     python -m benchmarks.video                            # clips of 60 s, 320x240, H.264
-    python -m benchmarks.video --seconds 10 --workers 0 2 4 --output video.json
+    python -m benchmarks.video --seconds 10 --frames 8 --workers 0 2 4 --output video.json
 
-A clip gives 32 frames, as a test or a training of ``vit_b16.yaml`` takes them. Textbook opens the file, decodes all of
-it and picks the frames by their number; both decode with one thread, and convert nothing but what they pick. Key frames
-are 2 s apart, as video sites have them, or as far as x264 leaves them on its own (250 frames). It takes three minutes.
+A clip gives 32 frames, or as many as ``--frames`` says, as a test or a training takes them. Textbook opens the file,
+decodes all of it and picks the frames by their number; both decode with one thread, and convert nothing but what they
+pick. Key frames are 2 s apart, as video sites have them, or as far as x264 leaves them on its own (250 frames). It takes
+some minutes.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ from dassl.config import get_cfg_default
 
 SIZE = (320, 240)
 FRAMES_A_SECOND = 25
-FRAMES = 32  # of a clip
 GROUPS = {"2 s": 2 * FRAMES_A_SECOND, "x264's default": 250}  # frames from one key frame to the next
 CLIPS = 16  # an epoch of the loader
 BATCH = 8
@@ -81,12 +81,12 @@ def decode_every_frame(path: Path, indices: Sequence[int]) -> np.ndarray:
     return np.stack([found[index] for index in indices])
 
 
-def measure_decoding(path: Path, repeats: int, tick: Callable[[], Any]) -> dict[str, Any]:
+def measure_decoding(path: Path, frames: int, repeats: int, tick: Callable[[], Any]) -> dict[str, Any]:
     """Both ways, for the frames of a test and of a training, which must be the same ones."""
     with open_video(path) as clip:
         count = len(clip)
     torch.manual_seed(0)
-    takes = {"test": test_indices(count, FRAMES)[0], "training": train_indices(count, FRAMES)}
+    takes = {"test": test_indices(count, frames)[0], "training": train_indices(count, frames)}
     result: dict[str, Any] = {}
     for use, indices in takes.items():
 
@@ -107,18 +107,18 @@ def measure_decoding(path: Path, repeats: int, tick: Callable[[], Any]) -> dict[
     return result
 
 
-def config(workers: int) -> CfgNode:
+def config(frames: int, workers: int) -> CfgNode:
     """What a loader of clips reads; 224 pixels, scaled and cut as ``vit_b16.yaml`` has it."""
     cfg = get_cfg_default()
     add_shared_cfg(cfg)
     cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION = (224, 224), "bicubic"
-    cfg.VIDEO.NUM_FRAMES, cfg.DATALOADER.NUM_WORKERS = FRAMES, workers
+    cfg.VIDEO.NUM_FRAMES, cfg.DATALOADER.NUM_WORKERS = frames, workers
     return cfg
 
 
-def measure_loader(path: Path, workers: int) -> dict[str, Any]:
+def measure_loader(path: Path, frames: int, workers: int) -> dict[str, Any]:
     """Clips per second of a training and of a test, after a first pass that starts the workers."""
-    cfg, items = config(workers), [VideoDatum(str(path))] * CLIPS
+    cfg, items = config(frames, workers), [VideoDatum(str(path))] * CLIPS
     result: dict[str, Any] = {"workers": workers}
     for use, is_train in (("training", True), ("test", False)):
         clips = VideoDatasetWrapper(cfg, items, clip_transform(cfg, is_train), is_train)
@@ -131,17 +131,19 @@ def measure_loader(path: Path, workers: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=60, help="length of the clips (default: 60)")
+    parser.add_argument("--frames", type=int, default=32, help="frames that are taken of a clip (default: 32)")
     parser.add_argument("--repeats", type=int, default=5, help="timings of each (default: 5)")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 2], help="numbers of workers (default: 0 2)")
     measure.add_output_options(parser)
     args = parser.parse_args(argv)
     groups, loaders = [], []
     with tempfile.TemporaryDirectory() as folder, tqdm(desc="clips") as bar:
-        for name, frames in GROUPS.items():
-            path = write_clip(Path(folder, f"{frames}.mp4"), args.seconds, frames)
-            groups.append({"key_frames": name, **measure_decoding(path, args.repeats, bar.update)})
-            loaders += [{"key_frames": name, **measure_loader(path, workers)} for workers in args.workers]
-    result = measure.result_of("video", argv, seconds=args.seconds, size=SIZE, decoding=groups, loaders=loaders)
+        for name, apart in GROUPS.items():
+            path = write_clip(Path(folder, f"{apart}.mp4"), args.seconds, apart)
+            groups.append({"key_frames": name, **measure_decoding(path, args.frames, args.repeats, bar.update)})
+            loaders += [{"key_frames": name, **measure_loader(path, args.frames, count)} for count in args.workers]
+    facts = {"seconds": args.seconds, "size": SIZE, "frames": args.frames}
+    result = measure.result_of("video", argv, **facts, decoding=groups, loaders=loaders)
     measure.hand_over(result, args, video_table)
     return 0
 

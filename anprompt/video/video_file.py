@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence, Set
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 import av
@@ -42,7 +42,8 @@ class Index(NamedTuple):
     times: list[int]  # presentation times of the frames
     starts: list[int]  # numbers of the key frames
     keys: list[Key]
-    places: Mapping[int, int]  # presentation time -> place of the packet
+    stored: list[int | None]  # presentation times by place; None: a packet that shows nothing
+    places: Mapping[int, int]  # presentation time -> place
     spare: frozenset[int]  # presentation times of frames that no other frame is made of
 
     def start_of(self, frame: int) -> int:
@@ -101,7 +102,7 @@ class VideoFile(Clip):
                     yield self._picture(frame)
                     done += 1
                 return
-            except _Lying:
+            except (_Lying, VideoError):  # what does not decode from a key frame may from the start
                 self.index = None
         for frame in self._by_decoding_all(wanted[done:]):
             yield self._picture(frame)
@@ -196,50 +197,44 @@ class VideoFile(Clip):
             return None
         number = {time: frame for frame, time in enumerate(times)}
         spare = frozenset(time for time, place in places.items() if packets.is_spare[place])
-        return Index(times, [number[key.pts] for key in keys], keys, places, spare)  # type: ignore[arg-type]
+        stored = [time if is_shown else None for time, is_shown in zip(packets.pts, packets.is_shown, strict=True)]
+        starts = [number[key.pts] for key in keys]
+        return Index(times, starts, keys, stored, places, spare)  # type: ignore[arg-type]
 
     # ------------------------------------------------------------------ by seeking
 
     def _by_seeking(self, wanted: Sequence[int]) -> Iterator[Any]:
-        """Frames ``wanted``; the decoder goes on from where it is, unless a key frame lies between."""
+        """Frames ``wanted``: of each key frame's group, no more is decoded than they are made of."""
         assert self.index is not None
-        needless = self.index.spare - {self.index.times[frame] for frame in wanted}
-        ahead: Iterator[tuple[int, Any]] = iter(())
-        coming = len(self)  # the number of the next frame, or less
-        for frame in wanted:
-            start = self.index.start_of(frame)
-            if coming > frame or self.index.starts[start] > coming:
-                ahead = self._from(start, needless)
-            for number, decoded in ahead:
-                coming = number + 1
-                if number == frame:
-                    yield decoded
-                    break
-            else:
+        for start, group in groupby(wanted, self.index.start_of):
+            yield from self._of_group(self.index, self.index.keys[start], {self.index.times[frame] for frame in group})
+
+    def _of_group(self, index: Index, key: Key, wanted: Set[int]) -> Iterator[Any]:
+        """Frames at the times ``wanted`` behind ``key``, if those that come out are those that the index tells."""
+        last, needless = max(index.places[time] for time in wanted), index.spare - wanted
+        stored = index.stored[key.place : last + 1]
+        expected = sorted(time for time in stored if time is not None and time >= key.pts and time not in needless)
+        found = 0
+        for frame in self._decode_group(index, key, last, needless):
+            if frame.pts is not None and frame.pts < key.pts:
+                continue  # shown before the key frame, and made of frames before it
+            is_told = found < len(expected) and frame.pts == expected[found]
+            if not is_told or (frame.pts == key.pts and not frame.key_frame):
                 raise _Lying
+            found += 1
+            if frame.pts in wanted:
+                yield frame
+        if found < len(expected):
+            raise _Lying
 
-    def _from(self, start: int, needless: Set[int]) -> Iterator[tuple[int, Any]]:
-        """Decoded frames from a key frame on, by number, as long as they are those that the index tells.
-
-        Args:
-            needless: times of frames that need not be decoded.
-        """
-        index = self.index
-        assert index is not None
-        key, number = index.keys[start], index.starts[start]
+    def _decode_group(self, index: Index, key: Key, last: int, needless: Set[int]) -> Iterator[Any]:
+        """What comes out for the packets from ``key`` to the place ``last``; the decoder is left empty."""
         for packet in self._packets_from(key):
-            if packet.size and packet.pts in needless:
-                continue
-            for frame in self._decode(packet):
-                if frame.pts is None or (number == index.starts[start] and frame.pts < key.pts):
-                    continue  # shown before the key frame, and made of frames before it
-                while number < len(index.times) and index.times[number] in needless:
-                    number += 1
-                is_start = frame.pts == key.pts
-                if number == len(index.times) or frame.pts != index.times[number] or (is_start and not frame.key_frame):
-                    raise _Lying
-                yield number, frame
-                number += 1
+            if packet.pts not in needless:
+                yield from self._decode(packet)
+            if index.places.get(packet.pts) == last:
+                break
+        yield from self._decode(None)
 
     def _packets_from(self, key: Key) -> Iterator[Any]:
         """Packets from ``key`` on: containers seek by one time or the other, and may stop at an earlier key frame."""
@@ -252,7 +247,7 @@ class VideoFile(Clip):
                 continue
             packets = self.container.demux(self.stream)
             for packet in packets:
-                place = self.index.places.get(packet.pts, -1) if packet.size else len(self)  # type: ignore[union-attr]
+                place = self.index.places.get(packet.pts, -1)  # type: ignore[union-attr]  # -1: shows nothing, or the end
                 if place == key.place:
                     return chain([packet], packets)
                 if place > key.place:
@@ -293,8 +288,9 @@ class VideoFile(Clip):
             yield from self._decode(packet)
 
     def _decode(self, packet: Any) -> Iterator[Any]:
+        """Frames that come out for a packet; for None, those that the decoder holds back."""
         try:
-            frames = packet.decode()
+            frames = self.stream.codec_context.decode(packet)
         except av.error.FFmpegError as error:
             reason = f"is damaged: no frame comes out after {self.decoded} ({_words(error)}): fetch it again"
             raise VideoError.of(self.path, reason) from error

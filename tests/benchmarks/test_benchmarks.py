@@ -278,10 +278,9 @@ def test_data_measures_the_loaders_of_a_run(tmp_path, monkeypatch, capsys):
 def test_video_measures_the_same_frames_both_ways(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(video, "SIZE", (64, 48))
     monkeypatch.setattr(video, "CLIPS", 2)
-    monkeypatch.setattr(video, "FRAMES", 3)
     file = tmp_path / "video.json"
-    arguments = ["--seconds", "6", "--repeats", "2", "--workers", "0", "--output", str(file), "--markdown"]
-    assert video.main(arguments) == 0
+    arguments = ["--seconds", "6", "--frames", "3", "--repeats", "2", "--workers", "0", "--output", str(file)]
+    assert video.main([*arguments, "--markdown"]) == 0
     result = json.loads(file.read_text())
     for group in result["decoding"]:
         for use in ("test", "training"):
@@ -293,12 +292,11 @@ def test_video_measures_the_same_frames_both_ways(tmp_path, monkeypatch, capsys)
 
 def test_video_stops_where_the_frames_differ(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "SIZE", (64, 48))
-    monkeypatch.setattr(video, "FRAMES", 3)
     path = video.write_clip(tmp_path / "a.mp4", seconds=1, group=50)
     textbook = video.decode_every_frame
     monkeypatch.setattr(video, "decode_every_frame", lambda path, indices: textbook(path, [0 * i for i in indices]))
     with pytest.raises(SystemExit, match="are not those of decoding all of it"):
-        video.measure_decoding(path, 1, lambda: None)
+        video.measure_decoding(path, 3, 1, lambda: None)
 
 
 def test_phases_nest_and_add_up(monkeypatch):
