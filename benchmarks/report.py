@@ -137,7 +137,40 @@ def run_table(result: Result) -> str:
     return "\n\n".join(["### A whole run", where(result), table(["phase", "seconds", "share"], rows)])
 
 
-TABLES: dict[str, Callable[[Result], str]] = {"step": step_table, "data": data_table, "run": run_table}
+def video_table(result: Result) -> str:
+    """Two tables: decoding, and loaders."""
+    width, height = result["size"]
+    decoding = [
+        [
+            group["key_frames"], use, f"{group[use]['decoded']:,} of {group[use]['frames']:,}",
+            milliseconds(group[use]["textbook"]), milliseconds(group[use]["ours"]),
+            with_quartiles(group[use]["ratio"], 1, 2),
+        ]
+        for group in result["decoding"]
+        for use in ("test", "training")
+    ]  # fmt: skip
+    loaders = [
+        [row["key_frames"], str(row["workers"]), *(f"{row[use]:.1f}" for use in ("training", "test"))]
+        for row in result["loaders"]
+    ]
+    return "\n\n".join(
+        [
+            f"### Clips: {result['seconds']} s of {width}x{height}, H.264",
+            where(result),
+            "32 frames of a clip; textbook decodes every frame, with one thread as ours does:",
+            table(["key frames", "use", "decoded", "textbook, ms", "ours, ms", "textbook / ours"], decoding),
+            "Clips per second of the loader, scaled and cut to 224 pixels:",
+            table(["key frames", "workers", "training", "test"], loaders),
+        ]
+    )
+
+
+TABLES: dict[str, Callable[[Result], str]] = {
+    "step": step_table,
+    "data": data_table,
+    "run": run_table,
+    "video": video_table,
+}
 
 
 # ---------------------------------------------------------------------------------------------- the page

@@ -1,9 +1,12 @@
-"""What FFmpeg does not tell of a video file: how long it should be, and which of its packets show nothing."""
+"""What FFmpeg does not tell of a video file: how long it should be, and what its packets are good for."""
 
 from __future__ import annotations
 
 import os
 from typing import BinaryIO
+
+SLICE = 1  # kinds of H.264's units
+HARMLESS_UNITS = (6, 9, 12)  # supplemental information, delimiters, filling
 
 
 def promised_bytes(path: str) -> int:
@@ -74,3 +77,23 @@ def _is_shown_vp9(packet: memoryview) -> bool:
     profile = (first >> 5 & 1) | (first >> 4 & 1) << 1
     bits = first << 1 if profile == 3 else first
     return bool(bits >> 3 & 1) or bool(bits >> 1 & 1)  # show_existing_frame, show_frame
+
+
+def is_spare(codec: str, extradata: bytes, packet: memoryview) -> bool:
+    """Whether decoding can go on without a packet, since no other frame is made of its frame.
+
+    It is told of H.264 in MP4 and Matroska only: a packet consists of units, each behind its length, whose first byte
+    has two bits that are 0 where nothing refers to it, and five for its kind (ITU-T H.264, 7.3.1).
+    """
+    if codec != "h264" or len(extradata) < 5 or extradata[0] != 1:
+        return False
+    width = 1 + (extradata[4] & 3)  # bytes of a length
+    place, slices = 0, 0
+    while place + width < len(packet):
+        unit = packet[place + width]
+        if unit & 31 == SLICE and not unit >> 5:
+            slices += 1
+        elif unit & 31 not in HARMLESS_UNITS:
+            return False
+        place += width + int.from_bytes(packet[place : place + width], "big")
+    return slices > 0

@@ -1,15 +1,16 @@
 """Frames of a video file, as decoding all of it would give them, without decoding all of it where that can be helped.
 
 Where the container tells which frames there are (MP4 and Matroska, of codecs whose packets are one frame each), a read
-seeks to the last key frame before what it wants and decodes from there. What is told is checked against what comes out:
-a file that lies is decoded from its start, as is any other file. A decoder has one thread, for loaders have workers.
+seeks to the last key frame before what it wants and decodes from there, without frames that are neither wanted nor part
+of others. What is told is checked against what comes out: a file that lies is decoded from its start, as is any other
+file. A decoder has one thread, for loaders have workers.
 """
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from anprompt.utils.text import printable
-from anprompt.video.containers import promised_bytes, shows_frame
+from anprompt.video.containers import is_spare, promised_bytes, shows_frame
 from anprompt.video.frames import Clip, VideoError
 
 KEEP = 2**28  # bytes of decoded frames, still in YUV, that are kept between counting and reading
@@ -42,6 +43,7 @@ class Index(NamedTuple):
     starts: list[int]  # numbers of the key frames
     keys: list[Key]
     places: Mapping[int, int]  # presentation time -> place of the packet
+    spare: frozenset[int]  # presentation times of frames that no other frame is made of
 
     def start_of(self, frame: int) -> int:
         """Which of the keys comes last before a frame. What follows it in the file may be shown before it."""
@@ -56,6 +58,7 @@ class Packets(NamedTuple):
     durations: list[int]
     is_key: list[bool]
     is_shown: list[bool]
+    is_spare: list[bool]
     is_discarded: list[bool]
     is_incomplete: list[bool]
 
@@ -129,8 +132,8 @@ class VideoFile(Clip):
 
     def _look_through(self) -> Packets:
         """Read the file once, without decoding."""
-        packets = Packets([], [], [], [], [], [], [])
-        codec = self.stream.codec_context.name
+        packets = Packets([], [], [], [], [], [], [], [])
+        codec, extradata = self.stream.codec_context.name, self.stream.codec_context.extradata or b""
         try:
             for packet in self.container.demux(self.stream):
                 if packet.size:  # the last one is empty, and flushes decoders
@@ -139,6 +142,7 @@ class VideoFile(Clip):
                     packets.durations.append(packet.duration or 0)
                     packets.is_key.append(packet.is_keyframe)
                     packets.is_shown.append(shows_frame(codec, memoryview(packet)))
+                    packets.is_spare.append(is_spare(codec, extradata, memoryview(packet)))
                     packets.is_discarded.append(packet.is_discard)
                     packets.is_incomplete.append(packet.is_corrupt)
         except av.error.FFmpegError as error:
@@ -191,40 +195,51 @@ class VideoFile(Clip):
         if any(one.pts >= other.pts for one, other in zip(keys, keys[1:], strict=False)):
             return None
         number = {time: frame for frame, time in enumerate(times)}
-        return Index(times, [number[key.pts] for key in keys], keys, places)  # type: ignore[arg-type]
+        spare = frozenset(time for time, place in places.items() if packets.is_spare[place])
+        return Index(times, [number[key.pts] for key in keys], keys, places, spare)  # type: ignore[arg-type]
 
     # ------------------------------------------------------------------ by seeking
 
     def _by_seeking(self, wanted: Sequence[int]) -> Iterator[Any]:
         """Frames ``wanted``; the decoder goes on from where it is, unless a key frame lies between."""
         assert self.index is not None
-        ahead, coming = iter(()), len(self)  # type: Iterator[Any], int
+        needless = self.index.spare - {self.index.times[frame] for frame in wanted}
+        ahead: Iterator[tuple[int, Any]] = iter(())
+        coming = len(self)  # the number of the next frame, or less
         for frame in wanted:
             start = self.index.start_of(frame)
             if coming > frame or self.index.starts[start] > coming:
-                ahead, coming = self._from(start), self.index.starts[start]
-            for decoded in ahead:
-                coming += 1
-                if coming > frame:
+                ahead = self._from(start, needless)
+            for number, decoded in ahead:
+                coming = number + 1
+                if number == frame:
                     yield decoded
                     break
             else:
                 raise _Lying
 
-    def _from(self, start: int) -> Iterator[Any]:
-        """Decoded frames from a key frame on, as long as they are those that the index tells."""
+    def _from(self, start: int, needless: Set[int]) -> Iterator[tuple[int, Any]]:
+        """Decoded frames from a key frame on, by number, as long as they are those that the index tells.
+
+        Args:
+            needless: times of frames that need not be decoded.
+        """
         index = self.index
         assert index is not None
         key, number = index.keys[start], index.starts[start]
         for packet in self._packets_from(key):
+            if packet.size and packet.pts in needless:
+                continue
             for frame in self._decode(packet):
                 if frame.pts is None or (number == index.starts[start] and frame.pts < key.pts):
                     continue  # shown before the key frame, and made of frames before it
+                while number < len(index.times) and index.times[number] in needless:
+                    number += 1
                 is_start = frame.pts == key.pts
                 if number == len(index.times) or frame.pts != index.times[number] or (is_start and not frame.key_frame):
                     raise _Lying
+                yield number, frame
                 number += 1
-                yield frame
 
     def _packets_from(self, key: Key) -> Iterator[Any]:
         """Packets from ``key`` on: containers seek by one time or the other, and may stop at an earlier key frame."""

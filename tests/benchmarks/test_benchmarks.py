@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from anprompt.clip.backbone import Backbone
 from anprompt.prompts.templates import prompts_for
-from benchmarks import cases, data, floor, measure, report, run, step
+from benchmarks import cases, data, floor, measure, report, run, step, video
 from benchmarks.cases import CASES, Case, class_names, random_batch
 from benchmarks.ours import Ours, TextbookANPrompt, build
 
@@ -273,6 +273,32 @@ def test_data_measures_the_loaders_of_a_run(tmp_path, monkeypatch, capsys):
     assert len(speeds) == 11 and min(speeds) > 0
     shown = capsys.readouterr().out
     assert shown.strip() == report.data_table(result).strip() and all(f"{speed:,.0f}" in shown for speed in speeds)
+
+
+def test_video_measures_the_same_frames_both_ways(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(video, "SIZE", (64, 48))
+    monkeypatch.setattr(video, "CLIPS", 2)
+    monkeypatch.setattr(video, "FRAMES", 3)
+    file = tmp_path / "video.json"
+    arguments = ["--seconds", "6", "--repeats", "2", "--workers", "0", "--output", str(file), "--markdown"]
+    assert video.main(arguments) == 0
+    result = json.loads(file.read_text())
+    for group in result["decoding"]:
+        for use in ("test", "training"):
+            assert 3 <= group[use]["decoded"] < group[use]["frames"] == 150
+            assert len(group[use]["ours"]["seconds"]) == len(group[use]["textbook"]["seconds"]) == 2
+    assert all(row[use] > 0 for row in result["loaders"] for use in ("test", "training"))
+    assert capsys.readouterr().out.strip() == report.video_table(result).strip()
+
+
+def test_video_stops_where_the_frames_differ(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "SIZE", (64, 48))
+    monkeypatch.setattr(video, "FRAMES", 3)
+    path = video.write_clip(tmp_path / "a.mp4", seconds=1, group=50)
+    textbook = video.decode_every_frame
+    monkeypatch.setattr(video, "decode_every_frame", lambda path, indices: textbook(path, [0 * i for i in indices]))
+    with pytest.raises(SystemExit, match="are not those of decoding all of it"):
+        video.measure_decoding(path, 1, lambda: None)
 
 
 def test_phases_nest_and_add_up(monkeypatch):

@@ -64,7 +64,7 @@ def write_sound(path, cover=False):
         if cover:
             picture = output.add_stream("mjpeg", rate=1)
             picture.width, picture.height, picture.pix_fmt = 64, 48, "yuvj420p"
-            picture.disposition = av.stream.Disposition.attached_pic
+            picture.disposition = av.stream.Disposition.attached_pic.value  # PyAV 17 takes a number
             output.mux(picture.encode(av.VideoFrame.from_ndarray(pictures(1)[0], "rgb24")))
             output.mux(picture.encode())
         output.mux(silence(sound, 1))

@@ -83,15 +83,22 @@ def test_nothing_is_decoded_before_the_key_frame_nor_after_the_last_frame(name, 
     for index in (0, 4, 17, 32):
         with open_video(folder / name) as clip:
             start = max(start for start in clip.index.starts if start <= index)
+            needless = [time for time in clip.index.times[start:index] if time in clip.index.spare]
             clip.read([index])
-            assert clip.decoded == index - start + 1
+            assert clip.decoded == index - start + 1 - len(needless)
 
 
-def test_frames_between_are_decoded_once_and_what_lies_between_key_frames_not(folder):
+def test_frames_that_no_other_is_made_of_are_decoded_only_where_wanted(folder):
+    """The groups are I B b P B b P B b P, where nothing is made of a b."""
     with open_video(folder / "B-frames.mp4") as clip:
+        spare = [frame for frame, time in enumerate(clip.index.times) if time in clip.index.spare]
         assert clip.index.starts == [0, 10, 20, 30]
-        clip.read([1, 3, 32])  # 0 to 3, and 30 to 32
-        assert clip.decoded == 7
+        assert spare[:9] == [frame for frame in range(30) if frame % 10 % 3 == 2]
+        expected = decode_all(folder / "B-frames.mp4")
+        for indices, decoded in (([9], 7), ([8], 7), ([7], 6), ([1, 13], 5), ([2, 8, 9], 9)):
+            before = clip.decoded
+            assert np.array_equal(clip.read(indices), expected[indices])
+            assert clip.decoded - before == decoded, indices
 
 
 @pytest.mark.parametrize("name", OTHERS)
