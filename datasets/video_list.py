@@ -1,6 +1,11 @@
 """Your own clips, described by a YAML file alone: lists and label files in the layout of the other data sets of clips.
 
-``docs/video.md`` has an example.
+    DATASET:
+      NAME: VideoList
+      FOLDER: dogs          # DATASET.ROOT/dogs/lists/train.txt, .../labels/full.csv and so on
+      VIDEO_DIR: clips      # DATASET.ROOT/dogs/clips; without it, videos
+
+``anprompt/video/dataset.py`` says which lists there are.
 """
 
 from yacs.config import CfgNode

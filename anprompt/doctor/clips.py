@@ -76,9 +76,10 @@ def read_all(reader: VideoDataset) -> tuple[dict[str, list[Entry]], list[Problem
     for path in sorted(Path(reader.list_dir).glob("*.txt")):
         if path.stem in EVALUATED or TRAINED.fullmatch(path.stem):
             try:
-                lists[path.stem] = read_list(path, reader.video_dir)
-                if not lists[path.stem]:
+                entries = read_list(path, reader.video_dir)
+                if not entries:
                     raise ValueError(f"the list {path} is empty")
+                lists[path.stem] = entries
             except (OSError, ValueError) as error:
                 problems.append(Problem("error", "damaged list", str(error), MEND))
     return lists, problems

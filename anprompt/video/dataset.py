@@ -92,7 +92,7 @@ class VideoDataset(DatasetBase):
         if subset.train:
             train = self.place(*self.training_entries(subset, cfg.DATASET.NUM_SHOTS), left_out=True)
             anchors = self.read_anchors(cfg.DATASET.ANCHOR.CHECK_LEAK)
-            remark_overlap(train, test)
+            self.remark(train, test)
         for remark in same_texts({"train": test}):
             logger.warning("%s", remark)
         if cfg.TEST.FINAL_MODEL == "best_val":
@@ -241,6 +241,13 @@ class VideoDataset(DatasetBase):
             logger.warning("Warning: %s: the training goes without them", found)
         return [VideoDatum(path, label, 0, self.names[label], frames) for path, label, frames in there]
 
+    def remark(self, train: Sequence[VideoDatum], test: Sequence[VideoDatum]) -> None:
+        """One line in the log where classes have no clip to train with, and where clips are trained with and tested."""
+        if empty := [name for label, name in enumerate(self.names) if label not in {item.label for item in train}]:
+            logger.warning("Warning: %d classes have no clip to train with, such as %r", len(empty), empty[0])
+        if both := {item.impath for item in train} & {item.impath for item in test}:
+            logger.warning("Warning: %d clips are trained with and tested, such as %s", len(both), min(both))
+
     # ------------------------------------------------------------------ anchors
 
     def read_anchors(self, check: str) -> list[VideoDatum] | None:
@@ -319,9 +326,3 @@ def label_faults(entries: Sequence[Entry], names: Sequence[str]) -> Iterator[str
 
 def most_per_class(entries: Sequence[Entry]) -> int:
     return max(Counter(entry.label for entry in entries).values(), default=0)
-
-
-def remark_overlap(train: Sequence[VideoDatum], test: Sequence[VideoDatum]) -> None:
-    """One line in the log where clips are trained with and tested."""
-    if both := {item.impath for item in train} & {item.impath for item in test}:
-        logger.warning("Warning: %d clips are trained with and tested, such as %s", len(both), min(both))

@@ -13,7 +13,7 @@ import pytest
 
 import datasets
 from anprompt.cli import main
-from anprompt.doctor.known_counts import KNOWN_COUNTS, Counts
+from anprompt.doctor.known_counts import KNOWN_COUNTS, KNOWN_LISTS, Counts
 from anprompt.utils import drop_in as drop_in
 from anprompt.utils.config import add_shared_cfg
 from dassl.config import get_cfg_default
@@ -99,8 +99,9 @@ def test_every_layout_is_known_and_left_alone(tmp_path, capsys):
     before = snapshot(tmp_path)
     assert main(["doctor", "--root", str(tmp_path), "--json"]) == 1
     reports = {report["name"]: report for report in json.loads(capsys.readouterr().out)["datasets"]}
-    assert reports.keys() == KNOWN_COUNTS.keys()
-    assert reports.pop("Shapes")["status"] == "not found"
+    assert reports.keys() == KNOWN_COUNTS.keys() | KNOWN_LISTS.keys() | {"Moves"}
+    for name in ("Shapes", "Moves", *KNOWN_LISTS):
+        assert reports.pop(name)["status"] == "not found"
     correct = {"Caltech101", "ImageNet"}
     for name, report in reports.items():
         kinds = [problem["kind"] for problem in report["problems"]]
@@ -340,7 +341,7 @@ def test_absence_is_an_error_only_where_a_dataset_is_named(doctor, root, capsys)
     ("arguments", "message"),
     [
         (["--root", "nowhere"], "there is no folder nowhere"),
-        (["--root", "empty"], "none of the 16 known datasets is in empty"),
+        (["--root", "empty"], "none of the 21 known datasets is in empty"),
         (["--root", "data", "--datasets", "caltech"], "unknown dataset 'caltech': did you mean caltech101"),
         (["--root", "data", "--datasets", "no.yaml"], "no config file no.yaml"),
         (["--root", "data", "--datasets", "ImageFolder"], "DATASET.FOLDER is empty"),

@@ -102,8 +102,9 @@ def data_of(tmp_path, text, *options, stem="mine"):
     return dataset_id(train.setup_cfg(train.build_parser().parse_args(args)))
 
 
-def test_yaml_data_are_called_by_their_file(tmp_path):
-    yaml = "DATASET:\n  NAME: ImageFolder\n  FOLDER: pictures\n"
+@pytest.mark.parametrize("name", ["ImageFolder", "VideoList"])
+def test_yaml_data_are_called_by_their_file(name, tmp_path):
+    yaml = f"DATASET:\n  NAME: {name}\n  FOLDER: pictures\n"
     assert data_of(tmp_path, yaml) == "mine"
     assert data_of(tmp_path, yaml, stem="yours") == "yours"
     assert data_of(tmp_path, f"{yaml}  ID: pets\n") == "pets"

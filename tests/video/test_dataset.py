@@ -66,12 +66,13 @@ def test_only_the_names_and_their_number_differ_between_base_and_new(place, buil
 
 
 @pytest.mark.parametrize("classless", BASE)
-def test_a_class_without_a_training_clip_keeps_its_place(classless, place, build):
+def test_a_class_without_a_training_clip_keeps_its_place(classless, place, build, caplog):
     kept = [line for line in lines(BASE, "train", SHOTS) if not line.startswith(classless.replace(" ", "_"))]
     write_lines(place / "lists" / "base_train.txt", kept)
     dataset = build(SUBSAMPLE_CLASSES="base")
     assert dataset.classnames == BASE and dataset.num_classes == 3
     assert found(dataset.train_x, place) == kept
+    assert f"1 classes have no clip to train with, such as '{classless}'" in caplog.text
 
 
 def test_new_classes_have_no_clips_to_train_with_but_those_of_the_test(place, build):
