@@ -113,6 +113,20 @@ def test_an_evaluation_drops_nothing(clip, oracle, clips):
         assert torch.equal(trainer.model(clips), trainer.model(clips))
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("names", [["red star", "red ring", "red big ring"], NAMES])
+def test_equal_contexts_of_all_classes_are_one(clip, monkeypatch, names, depth):
+    """Also where names begin alike, and where prompts go through the tower in parts."""
+    trainer = bare_trainer(GA2CLIP, clip, *SMALL, "PROMPT_DEPTH_TEXT", depth, names=names)
+    tokens = trainer.model.learner.text_tokens()
+    whole = trainer.model.text_from(tokens)
+    apart = tokens | {1: tokens[1].expand(len(names), -1, -1)}
+    assert torch.allclose(trainer.model.text_from(apart), whole, rtol=0, atol=1e-12)
+    monkeypatch.setattr("anprompt.clip.encoders.MAX_CLASSES", 2)
+    trainer.model.set_classes(names, "a photo of a {}.")
+    assert torch.allclose(trainer.model.text_from(apart), whole, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("words", ["", "a video of a person"])
 @pytest.mark.parametrize("depths", [(1, 1), (4, 0), (2, 3)])
 def test_other_depths_and_starts(clip, oracle, clips, depths, words):
