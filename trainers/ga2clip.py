@@ -221,8 +221,7 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
             coupled=node.HARD.ENABLED,
             generator=NamedGenerators(cfg.SEED)["coupling"],
         )
-        per_class = node.HARD.ENABLED and node.HARD.PER_CLASS_DROPOUT
-        write = partial(context_prompts, count=node.N_CTX_TEXT, words=node.CTX_INIT, per_class=per_class)
+        write = partial(context_prompts, count=node.N_CTX_TEXT, words=node.CTX_INIT)
         negatives = filled(node.ANCHOR.TEMPLATE, node.ANCHOR.TEXT) if wants_anchors(node) else ()
         return AnchoredCLIP(backbone, learner, write, negatives, node.GRAD_CHECKPOINT)
 

@@ -159,7 +159,18 @@ def text_layout(ids: Tensor, shared_up_to: int | None = None) -> TextLayout:
     eot = end_of_text(ids)
     equal = int((ids == ids[:1]).all(dim=0).long().cumprod(dim=0).sum())
     shared = min([equal, int(eot.min()), *([] if shared_up_to is None else [shared_up_to])])
-    lengths = eot + 1 - shared
+    return _layouts(eot + 1, shared, device)
+
+
+def with_shared(layout: TextLayout, shared: int) -> TextLayout:
+    """The layout of the same prompts with fewer leading rows stored once: ``shared``, at least the start token."""
+    lengths = layout.valid.sum(dim=1).cpu() + layout.shared
+    return _layouts(lengths, shared, layout.last.device)
+
+
+def _layouts(lengths: Tensor, shared: int, device: torch.device) -> TextLayout:
+    """For prompts of ``lengths`` ``[C]`` rows, of which the first ``shared`` are equal."""
+    lengths = lengths - shared
     whole = _layout(lengths, shared, device)
     parts = math.ceil(len(lengths) / MAX_CLASSES)
     if parts == 1:

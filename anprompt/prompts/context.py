@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import torch
@@ -20,11 +21,14 @@ from anprompt.clip.encoders import (
     TextStates,
     Tokens,
     end_of_text,
+    run_text_layers,
+    split_prompts,
     text_features,
     text_layout,
     text_states,
     vision_rows,
     vision_trunk,
+    with_shared,
 )
 from anprompt.clip.interface import CLIP
 from anprompt.prompts.prompted_clip import PromptedCLIP, random_prompts, unit
@@ -80,6 +84,28 @@ class ContextPrompts:
         prefix = empty.prefix.expand(len(context), -1, -1)
         prefix = torch.cat([prefix[:, :1], placed, prefix[:, rows.stop :]], dim=1)
         return TextStates(prefix, empty.own.expand(len(context), -1, -1), self.layout)
+
+    def states_by_class(self, clip: CLIP, context: Tensor, overwritten: bool) -> TextStates:
+        """The same for a context of each class ``[C, M, D]``, where the layout is made for one context (dropout).
+
+        Args:
+            overwritten: the next layer has a context for all: the first one runs here, and its rows are stored once
+                again from then on.
+        """
+        apart, together = self.layouts_by_class
+        states = text_states(clip, self.fill(context), apart)
+        if not overwritten:
+            return states
+        count = self.slots.shape[1]
+        parts = [run_text_layers(clip, part, range(1, 2)) for part in split_prompts(states)]
+        own = torch.cat([part.own for part in parts], dim=1)[:, apart.places % apart.width >= count]
+        prefix = parts[0].prefix.expand(-1, 1 + count, -1)  # the start token; the others await the next layer's
+        return replace(parts[0], prefix=prefix, own=own, layout=together)
+
+    @cached_property
+    def layouts_by_class(self) -> tuple[TextLayout, TextLayout]:
+        """With the start token alone stored once, and with the context's rows."""
+        return with_shared(self.layout, 1), with_shared(self.layout, 1 + self.slots.shape[1])
 
 
 PromptWriter = Callable[[Backbone, Sequence[str]], ContextPrompts]
@@ -244,7 +270,10 @@ class ContextCLIP(PromptedCLIP[Prompts]):
     def text_from(self, tokens: Mapping[int, Tensor]) -> Tensor:
         """Unit text features ``[C, E]`` with these prompts by layer."""
         context, deeper = _split_tokens(tokens)
-        states = self.prompts.states(self.clip, context)
+        if context.dim() == 3 and self.prompts.is_shared:
+            states = self.prompts.states_by_class(self.clip, context, overwritten=bool(deeper))
+        else:
+            states = self.prompts.states(self.clip, context)
         return unit(text_features(self.clip, states, Tokens(deeper) if deeper else None))
 
     @shared_out

@@ -70,7 +70,7 @@ def test_a_damaged_file_and_one_that_would_run(tmp_path):
     torch.save({"state_dict": {"ctx": CONTEXT}}, tmp_path / "cut")
     whole = (tmp_path / "cut").read_bytes()
     (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
-    write_archive(tmp_path / "hostile", {"data.pkl": pickled(Call("os", "system", ("touch /tmp/x",))), "version": b"3"})
+    write_archive(tmp_path / "hostile", {"data.pkl": pickled(Call(os.system, "true")), "version": b"3"})
     for name in ("cut", "hostile"):
         with pytest.raises(ValueError, match=f"^{KEY}: cannot read .*{name}"):
             read_context(tmp_path / name, KEY)
@@ -81,7 +81,7 @@ def test_places_without_one(tmp_path):
     (tmp_path / "empty").mkdir()
     for name, message in (
         ("pipe", "a named pipe"),
-        ("empty", "no checkpoint in .*empty: name the OUTPUT_DIR of a run"),
+        ("empty", "no checkpoint in .*empty: name the OUTPUT_DIR of a finished run"),
         ("none", "no file or folder .*none"),
     ):
         with pytest.raises((ValueError, OSError), match=f"^{KEY}: .*{message}"):

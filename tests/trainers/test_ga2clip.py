@@ -113,6 +113,20 @@ def test_an_evaluation_drops_nothing(clip, oracle, clips):
         assert torch.equal(trainer.model(clips), trainer.model(clips))
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("names", [["red star", "red ring", "red big ring"], NAMES])
+def test_equal_contexts_of_all_classes_are_one(clip, monkeypatch, names, depth):
+    """Also where names begin alike, and where prompts go through the tower in parts."""
+    trainer = bare_trainer(GA2CLIP, clip, *SMALL, "PROMPT_DEPTH_TEXT", depth, names=names)
+    tokens = trainer.model.learner.text_tokens()
+    whole = trainer.model.text_from(tokens)
+    apart = tokens | {1: tokens[1].expand(len(names), -1, -1)}
+    assert torch.allclose(trainer.model.text_from(apart), whole, rtol=0, atol=1e-12)
+    monkeypatch.setattr("anprompt.clip.encoders.MAX_CLASSES", 2)
+    trainer.model.set_classes(names, "a photo of a {}.")
+    assert torch.allclose(trainer.model.text_from(apart), whole, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("words", ["", "a video of a person"])
 @pytest.mark.parametrize("depths", [(1, 1), (4, 0), (2, 3)])
 def test_other_depths_and_starts(clip, oracle, clips, depths, words):
@@ -286,7 +300,7 @@ def test_rates():
             found = 0.04 * share_of_rate(epoch * per_epoch, per_epoch, 2, 12)
             assert found == pytest.approx(rate, abs=5e-6)
     for epoch, rate in {1: 0.0016, 4: 0.0064, 5: 0.008, 15: 0.005236, 29: 3.15e-5}.items():
-        assert 0.008 * share_of_rate(7 * epoch, 7, 5, 30) == pytest.approx(rate, rel=1e-3)
+        assert 0.008 * share_of_rate(7 * epoch, 7, 5, 30) == pytest.approx(rate, rel=2e-3)
     assert share_of_rate(3, 6, 2, 12) == pytest.approx(0.25)  # within an epoch, too
     assert share_of_rate(0, 6, 0, 12) == 1
     assert [share_of_rate(update, 1, 2, 1) for update in (0, 1)] == [0, 0.5]  # shorter than its warm-up
