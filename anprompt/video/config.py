@@ -86,7 +86,7 @@ VIDEO_VALUES: dict[str, Check] = {
     "VIDEO.FLIP_P": number(0, 1),
     "VIDEO.GRAY_P": number(0, 1),
     "VIDEO.MAX_RETRIES": _between(0, LARGEST),
-    "DATASET.SPLIT_SEED": _between(1, LARGEST),
+    "DATASET.SPLIT_SEED": _between(0, LARGEST),
     "DATASET.CLASSNAME_STYLE": one_of("raw", "split"),
     "DATASET.ANCHOR.CHECK_LEAK": one_of("warn", "error", "off"),
 }

@@ -113,7 +113,7 @@ class VideoDataset(DatasetBase):
             raise ValueError("DATASET.ROOT is empty: give the folder that holds the data sets with --root")
         self.root = os.path.abspath(at_home(data.ROOT))
         self.dataset_dir = os.path.join(self.root, self.folder) if self.folder else self.root
-        self.backend, self.seed, self.style = cfg.VIDEO.BACKEND, data.SPLIT_SEED, data.CLASSNAME_STYLE
+        self.backend, self.seed, self.style = cfg.VIDEO.BACKEND, split_seed(cfg), data.CLASSNAME_STYLE
         self.list_dir = self.below(data.LIST_DIR or "lists")
         self.video_dir = self.below(data.VIDEO_DIR or ("frames" if self.backend == "frames" else "videos"))
         anchors = data.ANCHOR.LIST or self.own_anchors
@@ -187,7 +187,7 @@ class VideoDataset(DatasetBase):
     def training_entries(self, subset: Subset, shots: int) -> tuple[list[Entry], str]:
         """Clips to train with, and the list that they are from.
 
-        ``shots`` of each class are those of a list that has so many, else drawn from all by ``DATASET.SPLIT_SEED``.
+        ``shots`` of each class are those of a list that has so many, else drawn from all by :func:`split_seed`.
         """
         every = self.list_path(subset.train)
         if shots < 1:
@@ -208,7 +208,7 @@ class VideoDataset(DatasetBase):
                 f"{type(self).__name__} misses a list of {shots} clips per class: looked for {few} (DATASET.LIST_DIR)"
                 f"{found}, and for {every} to draw them from; {hint}"
             )
-        logger.info("%d clips of each class drawn from %s by DATASET.SPLIT_SEED %d", shots, every, self.seed)
+        logger.info("%d clips of each class drawn from %s by seed %d (DATASET.SPLIT_SEED)", shots, every, self.seed)
         return draw_shots(given, shots, self.seed), every
 
     def read_entries(self, path: str) -> list[Entry]:
@@ -299,6 +299,11 @@ def is_video_data(name: str) -> bool:
     known = name in DATASET_REGISTRY.registered_names()
     found = DATASET_REGISTRY.get(name) if known else None  # a function may be registered, too
     return isinstance(found, type) and issubclass(found, VideoDataset)
+
+
+def split_seed(cfg: CfgNode) -> int:
+    """Which training clips are drawn: ``DATASET.SPLIT_SEED``, or the run's seed where that is 0."""
+    return cfg.DATASET.SPLIT_SEED or max(1, cfg.SEED)
 
 
 def split_words(name: str) -> str:

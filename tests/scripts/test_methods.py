@@ -41,6 +41,9 @@ FEW_SHOT = {method: [stem] * 5 for method, stem in BASE_TO_NEW.items()} | {
     "promptsrc": ["vit_b16_c2_ep50_batch4_4+4ctx_few_shot"] * 5,
 }
 ZERO_SHOT = {"zsclip": "ZeroshotCLIP", "zsclip2": "ZeroshotCLIP2"}
+ON_VIDEO = {  # fronts whose data are clips: tests/protocols/test_stage0.py says what they run
+    f"ga2clip/{name}.sh" for name in ("stage0", "base2new_train", "base2new_test", "few_shot", "zero_shot")
+}
 BATCHES = {"DATALOADER.TRAIN_X.BATCH_SIZE": "32"}
 # What the protocols change in the YAML files: few-shot classification, and transfer. On ImageNet: 5 epochs otherwise.
 CHANGES = {
@@ -89,7 +92,8 @@ def inline(tmp_path, monkeypatch, capsys):
     return call
 
 
-SCRIPTS = sorted(path.relative_to(REPOSITORY / "scripts") for path in (REPOSITORY / "scripts").glob("*/*.sh"))
+FOUND = sorted(path.relative_to(REPOSITORY / "scripts") for path in (REPOSITORY / "scripts").glob("*/*.sh"))
+SCRIPTS = [path for path in FOUND if str(path) not in ON_VIDEO]
 
 
 def config(line):
@@ -103,7 +107,18 @@ def trained(lines):
 def test_every_method_has_the_same_scripts():
     found = {path.relative_to(REPOSITORY / "scripts") for path in (REPOSITORY / "scripts").glob("*/*.sh")}
     expected = {f"{method}/{protocol}.sh" for method in METHODS for protocol in PROTOCOLS}
-    assert {str(path) for path in found} == expected | {"zsclip/zeroshot.sh", "zsclip2/zeroshot.sh"}
+    assert {str(path) for path in found} == expected | {"zsclip/zeroshot.sh", "zsclip2/zeroshot.sh"} | ON_VIDEO
+
+
+@pytest.mark.parametrize("script", sorted(ON_VIDEO))
+def test_fronts_on_video_default_to_the_embedded_data(script, tmp_path):
+    environment = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "DRY_RUN": "1", "OUTPUT": str(tmp_path)}
+    done = subprocess.run(["bash", f"{REPOSITORY}/scripts/{script}"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    last = done.stdout.splitlines()[-1]
+    data = "shapes" if script.endswith("stage0.sh") else "moves"
+    assert f"{REPOSITORY}/configs/datasets/{data}.yaml" in last
+    assert ("ZeroshotCLIP" if script.endswith("zero_shot.sh") else "GA2CLIP") in last
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)

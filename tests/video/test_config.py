@@ -106,7 +106,7 @@ ODD = {
     "VIDEO.FLIP_P": [1.5],
     "VIDEO.GRAY_P": [-0.1],
     "VIDEO.MAX_RETRIES": [-1],
-    "DATASET.SPLIT_SEED": [0],
+    "DATASET.SPLIT_SEED": [-1],
     "DATASET.CLASSNAME_STYLE": ["upper"],
     "DATASET.ANCHOR.CHECK_LEAK": ["yes"],
 }

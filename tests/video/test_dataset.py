@@ -107,6 +107,14 @@ def test_another_number_of_shots_is_drawn_from_all_by_the_seed_of_the_split(plac
     assert len(set(map(tuple, drawn.values()))) > 1
 
 
+def test_without_a_split_seed_the_seed_of_the_run_says_which_list(place, tmp_path, build):
+    cfg = config(tmp_path, SUBSAMPLE_CLASSES="base", NUM_SHOTS=2)
+    for seed in (1, 2, 3):
+        cfg.SEED = seed
+        of_run = found(build_dataset(cfg).train_x, place)
+        assert of_run == found(build(SUBSAMPLE_CLASSES="base", NUM_SHOTS=2, SPLIT_SEED=seed).train_x, place)
+
+
 def test_fewer_shots_are_drawn_from_the_list_of_few_where_there_is_no_other(place, build):
     write_lines(place / "lists" / "fs_base_s1.txt", lines(BASE, "train", 3))
     (place / "lists" / "base_train.txt").unlink()
