@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from yacs.config import CfgNode
@@ -21,6 +21,7 @@ CIRCUMSTANCES = (
     "OUTPUT_DIR", "RESUME", "TRAIN.CUDA_GRAPH", "TRAIN.PRINT_FREQ", "USE_CUDA", "VERBOSE", "VIDEO.MAX_RETRIES",
 )  # fmt: skip
 DESCRIPTION_FOLDERS = (".NOISE.GPT_DIR", ".NOISE.HPT_DIR")
+FOLDERS_OF_RUNS = (".HARD.SOURCE",)  # in which another run has left what this one starts from
 YAML_DATA = ("ImageFolder", "VideoList")  # DATASET.NAME of data that nothing but a YAML file describes
 WHOLE = re.compile(r"[+-]?\d+")
 YAML_SUFFIXES = (".yaml", ".yml", "")
@@ -276,4 +277,12 @@ def same_value(key: str, old: Any, new: Any) -> bool:
     """Whether two values of a key in :func:`compared` decide the same numbers."""
     if key.endswith(DESCRIPTION_FOLDERS):  # they may move, like the data
         return bool(old) == bool(new)
+    if key.endswith(FOLDERS_OF_RUNS):
+        return _kind_of_run(old) == _kind_of_run(new)
     return old == new
+
+
+def _kind_of_run(folder: str) -> object:
+    """Its data, trainer and YAML file: results may move, and every seed starts from a run of its own."""
+    parts = PurePath(folder).parts
+    return parts[-5:-1] if parts and re.fullmatch(r"seed\d+", parts[-1]) else folder

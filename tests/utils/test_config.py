@@ -1,10 +1,10 @@
-"""Config files: YAML only, and only files."""
+"""Config files: YAML only, and only files. Values that decide the same numbers."""
 
 import os
 
 import pytest
 
-from anprompt.utils.config import merge_file
+from anprompt.utils.config import merge_file, same_value
 from dassl.config import get_cfg_default
 
 
@@ -30,3 +30,22 @@ def test_what_is_no_file_is_named_at_once(tmp_path):
     for name, kind in (("x", "a named pipe"), ("y", "a folder")):
         with pytest.raises(ValueError, match=f"the config file .*{name}.yaml is {kind}, expected a file"):
             merge_file(get_cfg_default(), str(tmp_path / f"{name}.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ("/elsewhere/stage0/shapes/GA2CLIP/tiny_stage0/seed7", True),
+        ("/out/stage0/shapes/CoOp/tiny_stage0/seed1", False),
+        ("/out/stage0/dtd/GA2CLIP/tiny_stage0/seed1", False),
+        ("/out/stage0/shapes/GA2CLIP/mine/seed1", False),
+        ("/out/stage0/shapes/GA2CLIP/tiny_stage0", False),
+        ("template", False),
+        ("", False),
+    ],
+)
+def test_runs_that_others_start_from_may_move_and_differ_in_their_seed(other, same):
+    source = "/out/stage0/shapes/GA2CLIP/tiny_stage0/seed1"
+    assert same_value("TRAINER.GA2CLIP.HARD.SOURCE", source, source)
+    assert same_value("TRAINER.GA2CLIP.HARD.SOURCE", source, other) is same
+    assert same_value("TRAINER.GA2CLIP.HARD.SOURCE", "template", "template")
