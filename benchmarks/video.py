@@ -5,8 +5,8 @@
 
 A clip gives 32 frames, or as many as ``--frames`` says, as a test or a training takes them. Textbook opens the file,
 decodes all of it and picks the frames by their number; both decode with one thread, and convert nothing but what they
-pick. Key frames are 2 s apart, as video sites have them, or as far as x264 leaves them on its own (250 frames). It
-takes some minutes.
+pick. Key frames are 2 s apart, as video sites have them, or as far as x264 leaves them on its own (250 frames).
+It takes some minutes.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
-    packages = ("numpy", "open_clip_torch", "torch", "torchvision", "pillow")
+    packages = ("av", "numpy", "open_clip_torch", "torch", "torchvision", "pillow")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"anprompt": __version__, "python": platform.python_version(), **found}
 
