@@ -31,6 +31,7 @@ class RunResult:
     classes: str  # base, new or all
     seed: int
     accuracy: float  # in per cent
+    top5: float | None = None  # in per cent, on video
     split: str = "test"  # or val
     variant: str = ""  # settings that tell it from other runs with the same YAML file (anprompt/table/rows.py)
     source: str | None = None  # data that it was trained on; None: nothing was learned, or it is not known
@@ -131,6 +132,7 @@ def read_result(path: Path) -> RunResult:
         classes=classes,
         seed=seed,
         accuracy=accuracy,
+        top5=number(content, "top5_accuracy"),
         split=split,
         source=source,
         source_classes=optional(content, "source_classes"),

@@ -12,6 +12,7 @@ from anprompt.table.checks import warn_of_averages
 from anprompt.table.core import Cell, Options, Stat, Table, average_name, group, notes_of, seeds_text, shots_text
 from anprompt.table.rows import changed, settings_of
 
+TOP5 = ("base, top 5", "new, top 5")
 MEMORY = {"process": "peak memory (MB)", "cuda": "peak GPU memory (MB)"}
 
 
@@ -25,26 +26,30 @@ class Outcome:
     new: Stat | None
     hm: Stat | None
     seeds: str
+    top5: tuple[Stat | None, Stat | None] = (None, None)  # of base and new
 
-    def cells(self) -> list[Cell]:
-        return [self.data, self.seeds, self.base, self.new, self.hm]
+    def cells(self, top5: bool = False) -> list[Cell]:
+        return [self.data, self.seeds, self.base, self.new, self.hm, *(self.top5 if top5 else ())]
 
 
 def base_to_new(results: Iterable[RunResult], options: Options) -> Table:
     """Base, new and HM of every trainer, configuration, number of shots and dataset; averages where there are some."""
     results = list(results)
+    top5 = any(run.top5 is not None for run in results)
     rows: list[list[Cell]] = []
     averaged: dict[str, list[str]] = {}
     for (trainer, configuration, shots, split), runs in group(results, setting_of).items():
         setting: list[Cell] = [trainer, configuration, shots_text(shots)]
         outcomes = [outcome(one, options) for one in group(runs, lambda run: run.data).values()]
-        rows += [[*setting, *one.cells(), *costs(one.base_runs, options)] for one in outcomes]
+        rows += [[*setting, *one.cells(top5), *costs(one.base_runs, options)] for one in outcomes]
         complete = [one for one in outcomes if one.hm]
         if len(complete) > 1:
-            rows += [[*setting, *average, *[None] * len(cost_header(options))] for average in averages(complete, split)]
+            beside = [None] * (len(TOP5 if top5 else ()) + len(cost_header(options)))
+            rows += [[*setting, *average, *beside] for average in averages(complete, split)]
             averaged[" ".join(str(cell) for cell in setting if cell)] = [one.data for one in complete]
     warn_of_averages(averaged, options.warn)
-    header = ["trainer", "config", "shots", "data", "seeds", "base", "new", "HM", *cost_header(options)]
+    header = ["trainer", "config", "shots", "data", "seeds", "base", "new", "HM"]
+    header += [*(TOP5 if top5 else ()), *cost_header(options)]
     caption = f"Base to new: accuracy in per cent, mean ± {options.spread} over seeds. HM: harmonic mean of each seed."
     return Table(caption, header, rows, notes_of(results))
 
@@ -74,7 +79,13 @@ def outcome(runs: Sequence[RunResult], options: Options) -> Outcome:
         new=options.stat(new.values()),
         hm=Stat.of(values, options.ci95) if values else None,
         seeds=seeds_text([*base.values(), *new.values()]),
+        top5=(top5_of(base.values(), options), top5_of(new.values(), options)),
     )
+
+
+def top5_of(runs: Iterable[RunResult], options: Options) -> Stat | None:
+    values = [run.top5 for run in runs if run.top5 is not None]
+    return Stat.of(values, options.ci95) if values else None
 
 
 def warn_of_halves(base: Mapping[int, RunResult], new: Mapping[int, RunResult], warn: Warn) -> None:

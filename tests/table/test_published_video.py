@@ -46,6 +46,15 @@ def test_the_embedded_clips_show_what_is_published_on_video_and_images_what_is_o
     assert "results on video" in out and "11 data sets" in out
 
 
+def test_top_5_of_both_halves_stands_beside_top_1_where_runs_have_it(base2new, table):
+    base2new(trainer="GA2CLIP", dataset="Moves", top5_accuracy=96.5)
+    base2new(trainer="CoOp")
+    header, *_ = cells(table()[1], skip=0)
+    rows = {row[0]: dict(zip(header, row, strict=True)) for row in cells(table()[1])}
+    assert [rows["GA2CLIP"][name] for name in ("base, top 5", "new, top 5")] == ["96.50 ± 0.00"] * 2
+    assert [rows["CoOp"][name] for name in ("base, top 5", "new, top 5")] == ["-", "-"]
+
+
 def test_few_shot_by_clips_per_class(write, table):
     for shots, accuracy in ((2, 60.0), (16, 70.0)):
         folder = f"few_shot/HMDB51Video/shots_{shots}/GA2CLIP/vit_b16_few_shot/seed1"
