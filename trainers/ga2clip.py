@@ -65,7 +65,7 @@ class CoupledLearner(IndependentLearner):
         generator: torch.Generator | None = None,
     ):
         super().__init__(start, depths, vision_shape)
-        self.coupling = Coupling(start.shape[1], generator) if coupled else None
+        self.coupling = Coupling(start.shape[1], generator).to(start.dtype) if coupled else None
         self.register_buffer("hard", torch.zeros_like(start) if coupled else None)
 
     def take_hard(self, prompts: Tensor) -> None:
