@@ -43,7 +43,7 @@ def test_hinge_leaves_anchors_alone_that_keep_the_margin():
 def test_values_of_the_extra_class(scale, expected):
     """[13]"""
     loss = extra_class_loss(scale * of(0.30, 0.10, 0.20)[None], scale * of(0.25))
-    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    assert loss.item() == pytest.approx(expected, abs=3e-6)  # ln(1 + e^5 + e^-5 + e^-15) is 5.0067604
 
 
 def test_of_several_negative_texts_the_nearest_counts():
