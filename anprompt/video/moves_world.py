@@ -4,7 +4,7 @@ A class is a colour and a shape, in pairs that the Shapes dataset does not use. 
 its class, nor does the order of the frames: models here average the features of frames, so that no class of *Moves*
 may be told by motion alone. What does matter is which frames are looked at, and that there are several. The object is
 away in part of each clip, and for a while another one, of another class, is on the table: it stays for a shorter time.
-An anchor clip shows an empty table.
+An anchor clip shows an empty table. Of what the bundled CLIP can read, "grey background" is nearest to it.
 
 As in :mod:`shapes_world`, frames are functions of their arguments alone, and the same on every platform. The bytes of
 the files, and the last bits of what is decoded from them, depend on the version of FFmpeg.
@@ -47,8 +47,12 @@ HALF = len(CLASSNAMES) // 2  # the first so many are the base classes
 # --- things that move ----------------------------------------------------------------------------------------------
 
 
+def _between(first: float, last: float, t: float) -> float:
+    return first + (last - first) * t
+
+
 def _slide(start: Point, end: Point, t: float) -> Point:
-    return start[0] + (end[0] - start[0]) * t, start[1] + (end[1] - start[1]) * t
+    return _between(start[0], end[0], t), _between(start[1], end[1], t)
 
 
 def _swing(start: Point, end: Point, t: float) -> Point:
@@ -77,8 +81,8 @@ class _Thing:
     paint: Array
     seen: set[int]
     squash: float
-    sizes: Point  # at the first and the last frame, as are the angles
-    angles: Point
+    sizes: tuple[float, float]  # at the first and the last frame, as are the angles
+    angles: tuple[float, float]
     start: Point
     end: Point
     motion: int
@@ -87,7 +91,7 @@ class _Thing:
         """Float64 [SIZE, SIZE] in [0, 1]."""
         t = frame / (FRAMES - 1)
         centre = MOTIONS[self.motion](self.start, self.end, t)
-        (scale, _), (degrees, _) = (_slide(values, values[::-1], t) for values in (self.sizes, self.angles))
+        scale, degrees = _between(*self.sizes, t), _between(*self.angles, t)
         return world.coverage(self.shape, centre, scale, degrees, self.squash)
 
 
