@@ -503,6 +503,7 @@ PUBLISHED = {  # learnables at ViT-B/16 size, by trainer and config
     },
     "MMRL": {"vit_b16": 4_992_256},
     "MMRLpp": {"vit_b16": 813_312},
+    "GA2CLIP": {"vit_b16": 709_120, "vit_b16_few_shot": 709_120, "vit_b16_stage0": 184_320},
     "ZeroshotCLIP": {"vit_b16": 0},
     "ZeroshotCLIP2": {"vit_b16": 0},
 }
@@ -526,7 +527,7 @@ def vit_b16():
 def test_all_configs_of_the_peers_are_known_here():
     for name in (*PEERS, *ZERO_SHOT):
         stems = {path.stem for path in (REPOSITORY / "configs/trainers" / name).glob("*.yaml")}
-        assert stems == {*PUBLISHED[name], "tiny"}
+        assert {stem for stem in stems if not stem.startswith("tiny")} == PUBLISHED[name].keys() and "tiny" in stems
 
 
 @pytest.mark.parametrize(("name", "config"), [(name, config) for name, by in PUBLISHED.items() for config in by])

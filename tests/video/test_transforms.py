@@ -86,7 +86,7 @@ def test_the_shape_of_ssv2_whatever_the_clip_has(train):
         torch.set_rng_state(state)
         top, left, height, width = multiscale(torch.empty(1, 3, 36, 48))
         images = [image.crop((left, top, left + width, top + height)) for image in images]
-        assert_close(found, [image.resize((32, 32), Image.Resampling.BILINEAR) for image in images])
+        assert_close(found, [image.resize((32, 32), Image.Resampling.BILINEAR) for image in images], levels=2)
     else:
         assert_close(transform(frames), [middle(image) for image in images])
 
