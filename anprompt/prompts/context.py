@@ -39,6 +39,7 @@ from anprompt.utils.settings import Check
 from anprompt.utils.suggest import require_known
 
 POSITIONS = ("end", "middle", "front")  # of the class name, relative to the context
+MOST_WORDS = 77 - 4  # tokens before a class name: start, name, full stop and end take one each
 PLACEHOLDER = "X"  # one token, whose embedding the context replaces
 
 
@@ -185,9 +186,14 @@ def start_context(backbone: Backbone, words: str, count: int) -> Tensor:
 
 
 def check_context(key: str, words: str, count: int) -> None:
-    """Raise a ValueError unless ``words``, if any, have at least ``count`` tokens to start from; ``key`` names them."""
+    """Raise a ValueError unless ``words``, if any, have ``count`` tokens to start from, and leave room for a name.
+
+    ``key`` names them.
+    """
     tokens = context_length(words, count)
     require(tokens >= count, f"{key}: expected words of at least {count} tokens, got {words!r} ({tokens})")
+    fits = not words or tokens <= MOST_WORDS
+    require(fits, f"{key}: expected words of at most {MOST_WORDS} tokens, got {tokens}: a class name follows them")
 
 
 def class_name_position(key: str, value: str, cfg: CfgNode) -> None:

@@ -117,6 +117,9 @@ def test_too_few_words_are_refused():
     check_context("KEY", "", 4)
     with pytest.raises(ValueError, match=r"KEY: expected words of at least 5 tokens, got 'a photo of a' \(4\)"):
         check_context("KEY", "a photo of a", 5)
+    check_context("KEY", "a " * 73, 4)
+    with pytest.raises(ValueError, match="KEY: expected words of at most 73 tokens, got 74: a class name follows"):
+        check_context("KEY", "a " * 74, 4)
 
 
 def test_text_is_encoded_once_inside_fixed_text_and_forgotten_after(backbone, images, monkeypatch):
