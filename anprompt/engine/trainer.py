@@ -527,6 +527,7 @@ class PromptTrainer(ResumableTrainer[Model]):
                 "backbone": {"sha256": self.backbone.digest, **self.backbone.file},
                 "data": self.data_digests,
                 "sentences": self.sentences,
+                "start": self.start_digest(),
                 "workers": self.workers,
             },
             "target_settings": self.target_settings,

@@ -422,7 +422,10 @@ def test_hard_prompts_stay_and_are_saved(ga2_cfg):
     assert moved == set(after)  # hard prompts among them: they came when training began
     saved = load_checkpoint(f"{cfg.OUTPUT_DIR}/{LEARNER}/model.pth.tar-3")
     assert_equal(saved["state_dict"], after)
-    assert saved["method_state"] == {"hard_from": 'the words "a video of a person doing an action"'}
+    assert saved["method_state"] == {
+        "hard_from": 'the words "a video of a person doing an action"',
+        "hard_digest": "",
+    }
     tested = start(ga2_cfg("TRAINER.GA2CLIP.HARD.SOURCE", "", output="test"))  # a checkpoint needs no source
     tested.load_model(cfg.OUTPUT_DIR)
     assert torch.equal(tested.model.learner.hard, seen[0])
