@@ -1,9 +1,11 @@
 """Stage 0: what a trainer learns on other data before, as scripts and runner plan it. One stands for any: GA2-CLIP."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from anprompt.protocols import processes
 from anprompt.protocols.plan import Request, plan
 from anprompt.protocols.scripts import Call, plan_script
 from anprompt.protocols.stage0 import stage0_of
@@ -54,6 +56,25 @@ def test_few_shot_runs_it_once():
     folder = "/OUT/stage0/shapes/GA2CLIP/tiny_stage0/seed3"
     assert value_after(before, "--output-dir") == folder
     assert len(trainings) == 5 and all(value_after(words, KEY) == folder for words in trainings)
+
+
+@pytest.mark.parametrize(
+    ("script", "protocols"),
+    [("base2new_train", ["source", "base2new"]), ("few_shot", ["source", *["few_shot"] * 5]), ("stage0", ["source"])],
+)
+def test_its_result_is_of_the_same_protocol_whoever_runs_it(script, protocols, monkeypatch):
+    """Not of the script's: tables would show it among the few-shot runs, or leave it out of base to new."""
+    told = []
+
+    def run(command, environment):
+        told.append(environment["ANPROMPT_PROTOCOL"])
+        return 0
+
+    monkeypatch.setattr(processes, "run", run)
+    data = "shapes" if script == "stage0" else "moves"
+    call = Call(REPOSITORY, "GA2CLIP", [data, "1"], {"OUTPUT": "/OUT", "DATA": "/DATA"}, "")
+    unreported = dataclasses.replace(plan_script(script, call), reports=[])
+    assert processes.work(unreported, call) == 0 and told == protocols
 
 
 def test_elsewhere_it_has_to_have_finished(tmp_path):
