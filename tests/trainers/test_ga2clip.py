@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anprompt.engine.checkpoint import load_checkpoint
 from anprompt.engine.trainer import LEARNER
@@ -126,6 +127,34 @@ def test_equal_contexts_of_all_classes_are_one(clip, monkeypatch, names, depth):
     monkeypatch.setattr("anprompt.clip.encoders.MAX_CLASSES", 2)
     trainer.model.set_classes(names, "a photo of a {}.")
     assert torch.allclose(trainer.model.text_from(apart), whole, rtol=0, atol=1e-12)
+
+
+class Waits(TorchDispatchMode):
+    """Notes what makes the host wait for a device: sizes and numbers that depend on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        indices = args[1] if function is torch.ops.aten.index.Tensor else ()
+        masked = any(index is not None and index.dtype == torch.bool for index in indices)
+        if masked or function in (torch.ops.aten.nonzero.default, torch.ops.aten._local_scalar_dense.default):
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_contexts_of_classes_can_be_recorded(clip):
+    """As a CUDA graph, which a step that waits for the device is not: only the first one, which runs before, may."""
+    trainer = bare_trainer(GA2CLIP, clip, *SMALL)
+    tokens = trainer.model.learner.text_tokens()
+    apart = tokens | {1: tokens[1].expand(len(NAMES), -1, -1)}
+    first, later = Waits(), Waits()
+    with first:
+        trainer.model.text_from(apart)
+    with later:
+        trainer.model.text_from(apart)
+    assert first.found and not later.found
 
 
 @pytest.mark.parametrize("words", ["", "a video of a person"])
