@@ -30,6 +30,7 @@ from anprompt.prompts.context import ContextCLIP, PromptWriter, context_prompts,
 from anprompt.prompts.coupling import Coupling, draw_kept
 from anprompt.prompts.independent import IndependentLearner
 from anprompt.prompts.templates import check_template, filled
+from anprompt.runs.results import weights_digest
 from anprompt.utils.config import require
 from anprompt.utils.rng import NamedGenerators
 from anprompt.utils.settings import FIXED, Setting, Settings, number, one_of, whole
@@ -266,6 +267,7 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
             print(f"Warning: no hard prompts but those of words, since {error}")
             return self.hard_template(len(learner.ctx))
         self.hard_from = f"{path.name}, trained on {data}" if data else path.name
+        self.hard_digest = weights_digest({"hard": prompts})
         return prompts
 
     def hard_template(self, count: int) -> Tensor:
@@ -290,14 +292,23 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
     # ------------------------------------------------------------------ checkpoints
 
     def build_model(self) -> None:
-        self.hard_from = ""
+        self.hard_from = self.hard_digest = ""
         super().build_model()
 
     def method_state(self) -> dict[str, Any]:
-        return {"hard_from": self.hard_from}
+        return {"hard_from": self.hard_from, "hard_digest": self.hard_digest}
 
     def restore_method_state(self, state: Mapping[str, Any]) -> None:
-        self.hard_from = state["hard_from"]
+        self.hard_from, self.hard_digest = state["hard_from"], state.get("hard_digest", "")
+
+    def start_digest(self) -> str | None:
+        """Of the hard prompts, unless they are words."""
+        return self.hard_digest or None
+
+    @classmethod
+    def start_digest_today(cls, cfg: CfgNode) -> str:
+        prompts, _ = read_context(find_checkpoint(cfg.TRAINER.GA2CLIP.HARD.SOURCE, SOURCE), SOURCE)
+        return weights_digest({"hard": prompts})
 
     # ------------------------------------------------------------------ settings
 

@@ -71,6 +71,7 @@ _OF_CLIP = (
     "visual.", "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection",
     "logit_scale",
 )  # fmt: skip
+WORDS = "token_embedding.weight"
 _FULL_SCALE = math.log(100)  # to which CLIP's logit scale is clipped, and which all of OpenAI's models have
 
 _SHOWN = 5  # differences that a message lists
@@ -413,6 +414,8 @@ def _read_state_dict(file: Path, source: _Source, digest: str) -> dict[str, Tens
     weights = {key.removeprefix("module."): value for key, value in state.items() if key not in _NOT_WEIGHTS}
     if tuned:
         weights = _of_clip(weights, file)
+        if WORDS not in weights and "positional_embedding" in weights:  # there is a text tower
+            weights[WORDS] = _own_words(file, source)
     if "logit_scale" in weights and weights["logit_scale"].numel() == 1:  # [] or [1], depending on who saved it
         weights["logit_scale"] = weights["logit_scale"].reshape(())
     return weights
@@ -432,6 +435,16 @@ def _of_clip(weights: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
         logger.info("%s has no logit_scale: CLIP's own is taken, 100", file)
         kept["logit_scale"] = torch.tensor(_FULL_SCALE)
     return kept
+
+
+def _own_words(file: Path, source: _Source) -> Tensor:
+    """The token embedding, which ViFi-CLIP leaves as it was and does not save, of the weights that it started from."""
+    try:
+        own = find_weights(source.name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file} has no {WORDS}, and CLIP's own are not there: {error}") from None
+    logger.info("%s has no %s: that of %s is taken", file, WORDS, own)
+    return _read_state_dict(own, source, _sha256(own))[WORDS]
 
 
 def read_any_format(file: Path) -> dict[str, Any]:

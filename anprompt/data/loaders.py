@@ -116,6 +116,13 @@ def arguments(loader: DataLoader) -> dict[str, Any]:
     return {name: getattr(loader, name) for name in ARGUMENTS}
 
 
+class NamingLoader(DataLoader):
+    """A DataLoader that passes on what a worker cannot read with its own message, not PyTorch's around it."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        return name_shortage(super().__iter__(), self.num_workers)
+
+
 class StayingLoader(DataLoader):
     """A DataLoader whose workers stay from its first epoch on, and draw what workers started anew would draw.
 

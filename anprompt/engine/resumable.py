@@ -99,6 +99,19 @@ class ResumableTrainer(TrainerX, Generic[Model]):
     def restore_method_state(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`method_state` returned when the checkpoint was written."""
 
+    def start_digest(self) -> str | None:
+        """Digest of what another run had learned, if this training has started from it."""
+        return None
+
+    @classmethod
+    def start_digest_today(cls, cfg: CfgNode) -> str:
+        """The same of a training that would start now; asked for only where :meth:`start_digest` told one.
+
+        Raises:
+            OSError, ValueError: it is not there any more, or cannot be read.
+        """
+        raise NotImplementedError
+
     def training_state(self) -> dict[str, Any]:
         """What else training goes on from: tensors and plain data."""
         return {}

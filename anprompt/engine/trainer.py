@@ -41,7 +41,7 @@ from anprompt.utils.files import atomic_path
 from anprompt.utils.memory import named_shortage
 from anprompt.utils.settings import Settings
 from anprompt.utils.suggest import require_known
-from anprompt.video.clips import VideoDatasetWrapper, with_staying_workers
+from anprompt.video.clips import VideoDatasetWrapper, with_named_clips, with_staying_workers
 from anprompt.video.dataset import is_video_data
 from anprompt.video.transforms import clip_transform
 from dassl.data import DataManager
@@ -232,8 +232,8 @@ class PromptTrainer(ResumableTrainer[Model]):
         for name, loader in self.beside.items():
             require(len(loader) > 0, f"the loader {name!r} of {type(self).__name__} has no batch")
         self.train_loader_x = self.for_training(self.train_loader_x)
-        self.test_loader = with_cached_images(self.test_loader)
-        self.val_loader = with_cached_images(self.val_loader)
+        for_test = with_named_clips if self.sees_clips else with_cached_images
+        self.test_loader, self.val_loader = for_test(self.test_loader), for_test(self.val_loader)
 
     def load_clips(self) -> None:
         """What Dassl does for images, with items and transforms of clips."""
@@ -527,6 +527,7 @@ class PromptTrainer(ResumableTrainer[Model]):
                 "backbone": {"sha256": self.backbone.digest, **self.backbone.file},
                 "data": self.data_digests,
                 "sentences": self.sentences,
+                "start": self.start_digest(),
                 "workers": self.workers,
             },
             "target_settings": self.target_settings,

@@ -93,20 +93,24 @@ class ContextPrompts:
             overwritten: the next layer has a context for all: the first one runs here, and its rows are stored once
                 again from then on.
         """
-        apart, together = self.layouts_by_class
+        apart, together, behind = self.layouts_by_class
         states = text_states(clip, self.fill(context), apart)
         if not overwritten:
             return states
         count = self.slots.shape[1]
         parts = [run_text_layers(clip, part, range(1, 2)) for part in split_prompts(states)]
-        own = torch.cat([part.own for part in parts], dim=1)[:, apart.places % apart.width >= count]
+        own = torch.cat([part.own for part in parts], dim=1).index_select(1, behind)
         prefix = parts[0].prefix.expand(-1, 1 + count, -1)  # the start token; the others await the next layer's
         return replace(parts[0], prefix=prefix, own=own, layout=together)
 
     @cached_property
-    def layouts_by_class(self) -> tuple[TextLayout, TextLayout]:
-        """With the start token alone stored once, and with the context's rows."""
-        return with_shared(self.layout, 1), with_shared(self.layout, 1 + self.slots.shape[1])
+    def layouts_by_class(self) -> tuple[TextLayout, TextLayout, Tensor]:
+        """With the start token alone stored once, and with the context's rows; which of the former's rows are behind
+        those. Once: to find them out, the host waits for the device, which no CUDA graph may.
+        """
+        count = self.slots.shape[1]
+        apart, together = with_shared(self.layout, 1), with_shared(self.layout, 1 + count)
+        return apart, together, (apart.places % apart.width >= count).nonzero().flatten()
 
 
 PromptWriter = Callable[[Backbone, Sequence[str]], ContextPrompts]

@@ -11,6 +11,7 @@ from pathlib import Path
 from anprompt.protocols.processes import train_py
 from anprompt.protocols.scripts import EMBEDDED, SHOTS, THEN, Call, plan_script
 from anprompt.protocols.stage0 import STAGE0, stage0_of
+from anprompt.runs.run_folder import RESULTS
 from anprompt.utils.suggest import require_known
 
 ALL = "all"
@@ -178,7 +179,10 @@ class Planner:
         self.before: dict[tuple[str, int, bool], Job] = {}
 
     def stage0(self, trainer: str, seed: int, datasets: Sequence[str]) -> Iterator[Job]:
-        """What a trainer learns on other data first, once for all data sets, if any run starts from it."""
+        """What a trainer learns on other data first, once for all data sets, if any run starts from it.
+
+        One that has finished stays as it is, whatever its settings: the script may have been given some.
+        """
         folder = self.request.repository / "configs" / "trainers" / trainer
         for embedded in sorted({data in EMBEDDED for data in datasets}):
             plan = stage0_of(folder, embedded)
@@ -186,6 +190,8 @@ class Planner:
                 continue
             # The file of stage 0 is that of stage0.yaml, whatever --cfg says.
             job = self.job("stage0", trainer, [plan.source, seed], f"seed {seed}, stage 0", {"CFG": ""})
+            if not embedded and all((folder / RESULTS).is_file() for folder in job.folders()):
+                continue
             self.before[trainer, seed, embedded] = job
             yield job
 

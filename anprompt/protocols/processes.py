@@ -26,15 +26,14 @@ def work(script: Script, call: Call) -> int:
         for words in script.calls:
             print(*train_py(call), *words, sep="\t", end="\t\n")
         return 0
-    environment = {**os.environ, **script.environment}
     for words in script.calls:
-        if status := run([*train_py(call), *words], environment):
+        if status := run([*train_py(call), *words], {**os.environ, **script.environment_of(words)}):
             return status
     for folders in script.reports:
         if not (folders[0] / RESULTS).is_file():
             raise ValueError(no_results(folders[0]))
         report = [call.python, str(call.repository / "parse_test_res.py"), "--exact", *map(str, folders)]
-        if status := run(report, environment):
+        if status := run(report, {**os.environ, **script.environment}):
             return status
     return 0
 

@@ -32,6 +32,7 @@ from anprompt.runs.run_folder import RESULTS
 EMBEDDED = ("shapes", "moves")  # data sets that are drawn on first use, for the bundled CLIP
 SHOTS = ("1", "2", "4", "8", "16")  # of the few-shot protocol
 STAGE0_SHOTS = "16"
+STAGE0_PROTOCOL = "source"  # it learns on other data, as a transfer does
 THEN = "--then"  # between two runs of one call of train.py
 END_OF_TRAINING = ("Finish training", "Finished training")  # Dassl since 0.6.1, before 0.6.1
 
@@ -45,12 +46,18 @@ class Script:
         calls: arguments of ``train.py``, one list per process.
         reports: folders of one run, or of a base and a new one, whose results end the script; one list per report.
         environment: variables of all its processes, beside those of the caller.
+        before: those of the calls that are a stage 0, and so of another protocol.
     """
 
     protocol: str
     calls: list[list[str]]
     reports: list[list[Path]]
     environment: dict[str, str] = field(default_factory=dict)
+    before: list[list[str]] = field(default_factory=list)
+
+    def environment_of(self, words: list[str]) -> dict[str, str]:
+        """Variables of the process with these arguments."""
+        return self.environment | ({VARIABLE: STAGE0_PROTOCOL} if words in self.before else {})
 
 
 @dataclass(frozen=True)
@@ -153,12 +160,19 @@ class Call:
             *more,
         ]
 
-    def script(self, protocol: str, dataset: str, calls: list[list[str]], reports: list[list[Path]]) -> Script:
+    def script(
+        self,
+        protocol: str,
+        dataset: str,
+        calls: list[list[str]],
+        reports: list[list[Path]],
+        before: Sequence[list[str]] = (),
+    ) -> Script:
         environment = {VARIABLE: protocol}  # by which results.json says it
         if dataset in EMBEDDED and not self.variable("OMP_NUM_THREADS"):
             # The tiny CLIP gains nothing from threads, and on a busy machine loses much by them.
             environment["OMP_NUM_THREADS"] = "1"
-        return Script(protocol, calls, reports, environment)
+        return Script(protocol, [*before, *calls], reports, environment, [*before])
 
 
 # ---------------------------------------------------------------------------------------------- base to new
@@ -175,10 +189,10 @@ def base2new_train(call: Call) -> Script:
     before, start = start_from(call, dataset, seed, stem)
     words = call.run(dataset, seed, trained, stem, [*subset, *call.settings("base2new", dataset), *start, *call.pairs])
     if dataset not in EMBEDDED and not call.variable("THEN_NEW"):
-        return call.script("base2new", dataset, [*before, words], [[trained]])
+        return call.script("base2new", dataset, [words], [[trained]], before)
     model = ["--eval-only", "--model-dir", str(trained)]  # the best or the last: which, is known then
     tested, new_words = on_new_classes(call, dataset, seed, model)
-    return call.script("base2new", dataset, [*before, [*words, THEN, *new_words]], [[trained, tested]])
+    return call.script("base2new", dataset, [[*words, THEN, *new_words]], [[trained, tested]], before)
 
 
 def base2new_test(call: Call) -> Script:
@@ -220,16 +234,16 @@ def zeroshot(call: Call) -> Script:
 def few_shot(call: Call) -> Script:
     """Train and test on all classes with 1, 2, 4, 8 and 16 images of each, or as SHOTS says."""
     dataset, seed = call.dataset(), call.seed("few_shot.sh DATASET SEED [KEY VALUE ...]")
-    calls, folders = [], []
+    before, calls, folders = [], [], []
     for shots in call.variable("SHOTS").split() or SHOTS:
         stem = call.stem("few_shot", dataset, shots)
         folder = call.output / f"few_shot/{dataset}/shots_{shots}/{call.trainer}/{stem}/seed{seed}"
-        before, start = start_from(call, dataset, seed, stem)
+        stage, start = start_from(call, dataset, seed, stem)
         more = ["DATASET.NUM_SHOTS", shots, *call.settings("few_shot", dataset), *start, *call.pairs]
-        calls += [words for words in before if words not in calls]
+        before += [words for words in stage if words not in before]
         calls.append(call.run(dataset, seed, folder, stem, more))
         folders.append(folder)
-    return call.script("few_shot", dataset, calls, [[folder] for folder in folders])
+    return call.script("few_shot", dataset, calls, [[folder] for folder in folders], before)
 
 
 # ---------------------------------------------------------------------------------------------- transfer
@@ -276,7 +290,7 @@ def stage0(call: Call) -> Script:
         raise ValueError(f"{call.trainer} has no stage 0: no {call.folder}/protocols/stage0.yaml")
     seed = call.seed("stage0.sh SOURCE SEED [KEY VALUE ...]")
     words = stage0_run(call, plan, seed, call.pairs)
-    return call.script("source", plan.source, [words], [[stage0_folder(call, plan, seed)]])
+    return call.script(STAGE0_PROTOCOL, plan.source, [words], [[stage0_folder(call, plan, seed)]])
 
 
 def stage0_run(call: Call, plan: Stage0, seed: str, pairs: Sequence[str] = ()) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run reads besides its config: the weights file, the data lists and the description sentences.
+"""What a run reads besides its config: weights, data lists, description sentences, and what another run has learned.
 
 Checkpoints and ``results.json`` keep their digests, so that a run is not taken for one of other weights or data.
 """
@@ -18,6 +18,7 @@ from anprompt.prompts.noise import noise_banks
 from anprompt.runs.results import subset_digest
 from anprompt.utils.rng import kept_generators
 from dassl.data.datasets import build_dataset
+from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
 
 LISTS = {"train": "train_x", "unlabelled": "train_u", "val": "val", "test": "test"}  # name here: name in Dassl
@@ -86,6 +87,10 @@ def changed_inputs(cfg: CfgNode, results: Mapping[str, Any], eval_only: bool) ->
     if "data" in stored:
         with changes.comparing("data"):
             compare_data(changes, cfg, results, eval_only)
+    if stored.get("start") and not eval_only:
+        with changes.comparing("start"):
+            here = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).start_digest_today(cfg)
+            changes.compare("the prompts that it started from", stored["start"], here)
     if not eval_only:
         changes.notes += other_workers(cfg, results)
     return changes

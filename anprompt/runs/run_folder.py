@@ -34,7 +34,7 @@ def stored_result(cfg: CfgNode, args: argparse.Namespace) -> str | None:
 
     Raises:
         ValueError: the folder holds a run, finished or not, with another config, or a finished one with other weights,
-            data or sentences (:mod:`anprompt.runs.inputs`); or its result is damaged.
+            data, sentences or prompts to start from (:mod:`anprompt.runs.inputs`); or its result is damaged.
     """
     results, stored = earlier_run(cfg)
     if stored:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from anprompt.data.loaders import StayingLoader, arguments
+from anprompt.data.loaders import NamingLoader, StayingLoader, arguments
 from anprompt.utils.text import printable
 from anprompt.video.decoding import Clip, VideoError, open_video
 from anprompt.video.items import locate
@@ -23,8 +23,16 @@ logger = logging.getLogger(__name__)
 
 def with_staying_workers(loader: Any) -> Any:
     """``loader`` with workers that stay between epochs, where it is one of clips; as it is where it is not."""
-    ours = type(loader) is DataLoader and isinstance(loader.dataset, VideoDatasetWrapper)
-    return StayingLoader(loader.dataset, **arguments(loader)) if ours else loader
+    return StayingLoader(loader.dataset, **arguments(loader)) if _is_of_clips(loader) else loader
+
+
+def with_named_clips(loader: Any) -> Any:
+    """``loader`` whose errors are one line that names the clip, where it is one of clips; as it is where it is not."""
+    return NamingLoader(loader.dataset, **arguments(loader)) if _is_of_clips(loader) else loader
+
+
+def _is_of_clips(loader: Any) -> bool:
+    return type(loader) is DataLoader and isinstance(loader.dataset, VideoDatasetWrapper)
 
 
 class VideoDatasetWrapper(Dataset):

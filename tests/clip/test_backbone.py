@@ -427,6 +427,26 @@ def test_the_tuned_encoders_of_a_video_model(source, tmp_path, caplog, kind):
     assert "has no logit_scale: CLIP's own is taken, 100" in caplog.text
 
 
+def test_words_that_a_video_model_did_not_tune_are_clips_own(source, files, tmp_path, monkeypatch):
+    """ViFi-CLIP's files lack them: its text encoder begins behind them."""
+    state = {
+        key.replace("visual.", "image_encoder.") if "visual" in key else f"text_encoder.{key}": value + 1
+        for key, value in source.state_dict().items()
+        if key != "token_embedding.weight"
+    }
+    torch.save({"model": state, "max_accuracy": 51.3}, tmp_path / "tuned.pt")
+    monkeypatch.setattr(backbone, "_places", lambda *_: [("there", files["state_dict.pt"])])
+    found = load_clip("ViT-B/16", str(tmp_path / "tuned.pt")).model.state_dict()
+    expected = source.state_dict()
+    assert torch.equal(found["token_embedding.weight"], expected["token_embedding.weight"])
+    assert torch.equal(found["visual.proj"], expected["visual.proj"] + 1)
+    monkeypatch.setattr(backbone, "_places", lambda *_: [("there", None)])
+    with pytest.raises(
+        FileNotFoundError, match=r"tuned.pt has no token_embedding.weight, and CLIP's own are not there"
+    ):
+        load_clip("ViT-B/16", str(tmp_path / "tuned.pt"))
+
+
 def test_a_video_model_without_a_tower_is_refused(source, tmp_path):
     state = {key: value for key, value in source.state_dict().items() if key.startswith("visual.")}
     torch.save({"model_state_dict": state}, tmp_path / "tuned.pt")

@@ -9,6 +9,7 @@ import torch
 from anprompt.data.loaders import StayingLoader
 from anprompt.engine.video_classification import VideoClassification
 from anprompt.video.clips import VideoDatasetWrapper
+from anprompt.video.items import VideoDatum
 from tests.helpers import fake_clips
 from tests.helpers.runs import assert_equal, finish, start, weights
 
@@ -65,6 +66,16 @@ def test_loaders_are_dassls_with_items_of_clips(clip_cfg):
     assert batch["img"].shape == (4, 3, 3, 64, 64) and batch["img"].dtype == torch.float32
     assert set(batch) == {"label", "domain", "impath", "index", "img"}
     assert trainer.num_classes == 2 and trainer.lab2cname == {0: "red square", 1: "blue square"}
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_test_ends_at_a_broken_clip_with_one_line(clip_cfg, tmp_path, workers):
+    trainer = start(clip_cfg("CoOp", "DATALOADER.NUM_WORKERS", workers))
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(b"no clip")
+    trainer.test_loader.dataset.data_source[1] = VideoDatum(str(broken))
+    with pytest.raises(ValueError, match=r'^the clip ".*broken\.npz" is damaged .*: write it again$'):
+        trainer.test()
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

@@ -1,9 +1,11 @@
 """Stage 0: what a trainer learns on other data before, as scripts and runner plan it. One stands for any: GA2-CLIP."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from anprompt.protocols import processes
 from anprompt.protocols.plan import Request, plan
 from anprompt.protocols.scripts import Call, plan_script
 from anprompt.protocols.stage0 import stage0_of
@@ -23,8 +25,8 @@ def value_after(words, flag):
 
 
 def jobs(protocol, datasets, **more):
-    values = {"trainers": ["GA2CLIP"], "seeds": [1, 2], "repository": REPOSITORY, "root": Path("/DATA")} | more
-    return plan(Request(protocol=protocol, datasets=datasets, output=Path("/OUT"), **values))
+    values = {"trainers": ["GA2CLIP"], "seeds": [1, 2], "repository": REPOSITORY, "root": Path("/DATA")}
+    return plan(Request(protocol=protocol, datasets=datasets, **(values | {"output": Path("/OUT")} | more)))
 
 
 def test_on_embedded_data_a_script_runs_it_first_and_both_halves_start_from_it():
@@ -56,6 +58,25 @@ def test_few_shot_runs_it_once():
     assert len(trainings) == 5 and all(value_after(words, KEY) == folder for words in trainings)
 
 
+@pytest.mark.parametrize(
+    ("script", "protocols"),
+    [("base2new_train", ["source", "base2new"]), ("few_shot", ["source", *["few_shot"] * 5]), ("stage0", ["source"])],
+)
+def test_its_result_is_of_the_same_protocol_whoever_runs_it(script, protocols, monkeypatch):
+    """Not of the script's: tables would show it among the few-shot runs, or leave it out of base to new."""
+    told = []
+
+    def run(command, environment):
+        told.append(environment["ANPROMPT_PROTOCOL"])
+        return 0
+
+    monkeypatch.setattr(processes, "run", run)
+    data = "shapes" if script == "stage0" else "moves"
+    call = Call(REPOSITORY, "GA2CLIP", [data, "1"], {"OUTPUT": "/OUT", "DATA": "/DATA"}, "")
+    unreported = dataclasses.replace(plan_script(script, call), reports=[])
+    assert processes.work(unreported, call) == 0 and told == protocols
+
+
 def test_elsewhere_it_has_to_have_finished(tmp_path):
     with pytest.raises(
         ValueError, match=r"no finished stage 0 in .*kinetics400_video/GA2CLIP/vit_b16_stage0/seed1: run"
@@ -85,6 +106,21 @@ def test_the_runner_makes_it_a_job_of_its_own_that_the_others_need(protocol, run
     for stage in stages:
         assert len([job for job in made if job.needs is stage]) == runs
     assert len(made) == 2 + 2 * runs
+
+
+def test_the_runner_leaves_a_finished_one_as_it_is(tmp_path):
+    """With whatever settings its script was given."""
+    done = tmp_path / "stage0/kinetics400_video/GA2CLIP/vit_b16_stage0/seed1"
+    done.mkdir(parents=True)
+    (done / "results.json").write_text("{}")
+    made = jobs("base2new", ["hmdb51_video"], output=tmp_path)
+    assert [(job.dataset, job.detail) for job in made] == [
+        ("hmdb51_video", "seed 1"),
+        ("kinetics400_video", "seed 2, stage 0"),
+        ("hmdb51_video", "seed 2"),
+    ]
+    assert [job.needs for job in made] == [None, None, made[1]]
+    assert value_after(made[0].calls[0], KEY) == str(done)
 
 
 def test_all_trainers_are_those_that_need_no_other_data():

@@ -125,6 +125,30 @@ def test_what_is_not_there_is_not_compared_and_that_is_said(cfg_of, tmp_path, mo
     assert lines[2].endswith("data could not be compared: no folder of data")
 
 
+def test_a_finished_run_of_other_hard_prompts_is_not_shown(cfg_of, tmp_path):
+    source = tmp_path / "source.pth"
+    torch.save({"ctx": torch.zeros(4, 128)}, source)
+    options = ("TRAINER.GA2CLIP.HARD.SOURCE", str(source), "TRAINER.GA2CLIP.ANCHOR.ENABLED", "False")
+    cfg = cfg_of(*options, trainer="GA2CLIP")
+    finish(cfg)
+    assert len(results_of(cfg)["inputs"]["start"]) == 64
+    torch.save({"epoch": 3, "state_dict": {"ctx": torch.zeros(4, 128)}}, source)  # another file, the same prompts
+    assert shown(cfg).startswith("already finished") and "\n" not in shown(cfg)
+    torch.save({"ctx": torch.ones(4, 128)}, source)
+    with pytest.raises(ValueError, match=r"other inputs: the prompts that it started from sha256 \w+ -> sha256 \w+ "):
+        shown(cfg)
+    assert "\n" not in shown(cfg, "--eval-only")  # the model that is tested has its own
+    source.unlink()
+    assert "start could not be compared: TRAINER.GA2CLIP.HARD.SOURCE: no file or folder" in shown(cfg).splitlines()[1]
+
+
+def test_hard_prompts_of_words_are_not_compared(cfg_of):
+    options = ("TRAINER.GA2CLIP.HARD.SOURCE", "template", "TRAINER.GA2CLIP.ANCHOR.ENABLED", "False")
+    cfg = cfg_of(*options, trainer="GA2CLIP")
+    finish(cfg)
+    assert results_of(cfg)["inputs"]["start"] is None and "\n" not in shown(cfg)
+
+
 @pytest.mark.parametrize("part", ["train_x", "test", "classnames", "val", "train_u"])
 def test_a_finished_run_on_other_data_is_not_shown(cfg_of, monkeypatch, part):
     cfg = cfg_of()

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from anprompt.data.loaders import StayingLoader, drawing_workers
-from anprompt.video.clips import VideoDatasetWrapper, with_staying_workers
+from anprompt.video.clips import VideoDatasetWrapper, with_named_clips, with_staying_workers
 from anprompt.video.decoding import VideoError
 from anprompt.video.items import VideoDatum
 from anprompt.video.transforms import clip_transform
@@ -158,7 +158,7 @@ def test_a_training_gives_up_after_so_many(retries, tmp_path, caplog):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_evaluation_ends_with_the_name_of_the_file(workers, with_broken, caplog):
     clips = VideoDatasetWrapper(config(*FRAMES), with_broken)
-    loader = with_staying_workers(DataLoader(clips, batch_size=1, num_workers=workers))
+    loader = with_named_clips(DataLoader(clips, batch_size=1, num_workers=workers))
     with pytest.raises(VideoError, match=r"^the clip \".*1\.mp4\" is truncated, damaged or no video") as error:
         list(loader)
     assert "\n" not in str(error.value) and not caplog.records
