@@ -14,6 +14,9 @@ The fewest (``fewest_*``) take all exact savings that we know, whether the code 
 * vision: layers below J, and the projections in layer J, are shared by the student and its frozen teacher;
 * both: in the last layer only the rows that are read get queries, output projection and MLP; the backward pass of layer
   J reaches nothing but the tokens.
+
+GA2-CLIP has prompts from the first layer on, which in further layers overwrite what came out in their places, up to
+some depth. Until there nobody reads that, so keys and values of K rows do for all frames and all classes alike.
 """
 
 from __future__ import annotations
@@ -143,6 +146,54 @@ def fewest_eval(work: Work) -> Counts:
     shared = work.embedding() + work.vision.blocks(work.vision.first - 1, *work.images())
     rows, _ = work.images()
     return {"text": 0.0, "vision": shared + QKV * rows * work.vision.width**2 + _student(work)[0]}
+
+
+def textbook_clips(work: Work) -> Counts:
+    """A step of GA2-CLIP: ``work.batch`` counts frames; ``work.lengths`` lack the K prompts, which 77 include."""
+    classes, context = len(work.lengths), work.context
+    text, words = work.text, (classes * context, classes * context**2)
+    vision, images = work.vision, work.images(work.tokens)
+    both_ways = vision.blocks(vision.depth, *images) + vision.blocks_backward(vision.depth, *images)
+    return {
+        "text": text.blocks(text.depth, *words) + text.blocks_backward(text.depth, *words),
+        "vision": work.embedding() + both_ways,
+    }
+
+
+def fewest_clips(work: Work, depths: tuple[int, int]) -> Counts:
+    """``depths``: number of text and of vision layers that get prompts."""
+    return {
+        "text": sum(_prompts(work)) + _below_fresh(work, depths[0]),
+        "vision": work.embedding() + sum(_frames(work, depths[1])),
+    }
+
+
+def _below_fresh(work: Work, depth: int) -> float:
+    """What :func:`_prompts` lacks where text layers behind ``depth`` read the rows of the prompts, once for all."""
+    tower, tokens = work.text, work.tokens
+    pairs = tokens + tokens * (tokens + 1) / 2  # with the start token, and with each other
+    layer = 2 * (1 + tower.behind) * tokens * tower.width**2 + (2 + 4) * pairs * tower.width
+    return (tower.depth - depth) * layer
+
+
+def _frames(work: Work, depth: int) -> tuple[float, float]:
+    """All vision layers, forward and backward; those up to ``depth`` get prompts."""
+    tower, frames, tokens = work.vision, work.batch, work.tokens
+    rows, _ = work.images()
+    length = 1 + work.patches + tokens
+    forward = backward = 0.0
+    for layer in range(1, tower.depth + 1):
+        is_last, is_read = layer == tower.depth, depth <= layer < tower.depth
+        prompts = tokens if layer <= depth else frames * tokens  # fresh ones are the same in all frames
+        queries = frames if is_last else rows + frames * tokens * is_read
+        projections = (frames if is_last else rows + prompts * is_read) + KEY_VALUE * (rows + prompts)
+        pairs = queries * length
+        forward += (projections + tower.behind * queries) * tower.width**2 + 2 * pairs * tower.width
+        attention = 4 * pairs
+        if layer == 1:  # towards the prompts' keys and values alone
+            projections, attention = KEY_VALUE * prompts, pairs + 2 * queries * tokens
+        backward += (projections + tower.behind * queries) * tower.width**2 + attention * tower.width
+    return forward, backward
 
 
 def _prompts(work: Work) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The trainer's own step, without a data set around it, and the textbook formulation of the same step."""
+"""The trainers' own steps, without a data set around them, and the textbook formulations of the same steps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import torch
@@ -17,19 +18,19 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from anprompt.clip.backbone import Backbone
-from anprompt.engine.trainer import autocast
+from anprompt.engine.trainer import PromptTrainer, autocast
 from anprompt.prompts.templates import prompts_for
+from anprompt.utils.rng import NamedGenerators
 from benchmarks.textbook import Objective, Textbook
+from benchmarks.textbook_video import Anchoring, TextbookVideo
 from dassl.engine import TrainerBase
 from dassl.optim import build_lr_scheduler, build_optimizer
 from trainers.anprompt import ANPrompt
+from trainers.ga2clip import GA2CLIP
 
 
-class Ours(ANPrompt):
-    """ANPrompt on given weights and class names. Model, objective, update and evaluation are the trainer's own code.
-
-    What the noise construction would give is drawn at random: it has the same shape, and the step's cost is the same.
-    """
+class WithoutData(PromptTrainer[Any]):
+    """A trainer on given weights and class names. Model, objective, update and evaluation are its own code."""
 
     def __init__(self, cfg: CfgNode, backbone: Backbone, names: list[str]):
         TrainerBase.__init__(self)
@@ -37,6 +38,7 @@ class Ours(ANPrompt):
         self.device = torch.device("cuda" if cfg.USE_CUDA else "cpu")
         self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names))
         self.epoch, self.batch_idx, self.num_batches = 0, 0, 2  # not the epoch's last batch, where the rate changes
+        self.train_loader_x = range(self.num_batches)
         torch.manual_seed(0)
         backbone.model.to(self.device)
         with (
@@ -44,10 +46,6 @@ class Ours(ANPrompt):
             contextlib.redirect_stdout(io.StringIO()),
         ):
             self.build_model()
-        joint = self.model.classes.zero_shot.shape[1]
-        self.weak_noise = F.normalize(torch.randn(len(names), joint), dim=-1).to(self.device)
-        if self.values.NOISE_PROMPT.SOURCE == "cluster":
-            self.model.learner.noise_prompts.normal_(std=joint**-0.5)
 
     def train_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.forward_backward(batch)
@@ -61,6 +59,28 @@ class Ours(ANPrompt):
         """Logits of all heads; to be called inside :meth:`evaluation`, as the trainer does."""
         with self.autocast():
             return self.model.head_logits(images)
+
+
+class Ours(WithoutData, ANPrompt):
+    """ANPrompt.
+
+    What the noise construction would give is drawn at random: it has the same shape, and the step's cost is the same.
+    """
+
+    def __init__(self, cfg: CfgNode, backbone: Backbone, names: list[str]):
+        super().__init__(cfg, backbone, names)
+        joint = self.model.classes.zero_shot.shape[1]
+        self.weak_noise = F.normalize(torch.randn(len(names), joint), dim=-1).to(self.device)
+        if self.values.NOISE_PROMPT.SOURCE == "cluster":
+            self.model.learner.noise_prompts.normal_(std=joint**-0.5)
+
+
+class OursOnClips(WithoutData, GA2CLIP):
+    """GA2-CLIP. Its hard prompts, which other data would have taught, are drawn at random."""
+
+    def __init__(self, cfg: CfgNode, backbone: Backbone, names: list[str]):
+        super().__init__(cfg, backbone, names)
+        self.model.learner.take_hard(0.02 * torch.randn_like(self.model.learner.ctx))
 
 
 class TextbookANPrompt(Textbook):
@@ -92,12 +112,29 @@ class TextbookANPrompt(Textbook):
         yield  # nothing is prepared: every batch encodes the classes
 
 
+class TextbookGA2CLIP(TextbookVideo):
+    """The same of GA2-CLIP; its dropout draws what that of ``ours`` draws."""
+
+    def __init__(self, ours: OursOnClips):
+        model, cfg = ours.model, ours.cfg
+        node = cfg.TRAINER.GA2CLIP
+        learner = copy.deepcopy(model.learner)
+        prompts = [f"{' '.join(['X'] * node.N_CTX_TEXT)} {name}." for name in model.classnames]
+        anchoring = Anchoring(model.negative, node.ANCHOR.MARGIN, node.ANCHOR.KAPPA, node.ANCHOR.WEIGHT)
+        optim = build_optimizer(learner, cfg.OPTIM)
+        ids = ours.backbone.tokenize(prompts)
+        super().__init__(model.clip, learner, ids, anchoring, node.HARD.DROPOUT, NamedGenerators(cfg.SEED), optim)
+
+
 # A method is measured once it has both formulations here, under the names of the variants.
-METHODS = {"ANPrompt": (Ours, TextbookANPrompt)}
+METHODS: dict[str, tuple[Any, Any]] = {
+    "ANPrompt": (Ours, TextbookANPrompt),
+    "GA2CLIP": (OursOnClips, TextbookGA2CLIP),
+}
 VARIANTS = ("textbook", "ours")
 
 
-def build(variant: str, cfg: CfgNode, backbone: Backbone, names: list[str]) -> Ours | Textbook:
+def build(variant: str, cfg: CfgNode, backbone: Backbone, names: list[str]) -> WithoutData | Textbook | TextbookVideo:
     """One variant alone: what the textbook formulation does not need is gone when this returns."""
     own, textbook = METHODS[cfg.TRAINER.NAME]
     ours = own(cfg, backbone, names)

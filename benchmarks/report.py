@@ -138,7 +138,16 @@ def run_table(result: Result) -> str:
 
 
 def video_table(result: Result) -> str:
-    """Two tables: decoding, and loaders."""
+    """Of the parts that were measured: decoding and loaders, and a step."""
+    parts = ["### Clips", where(result)]
+    if "decoding" in result:
+        parts += reading_tables(result)
+    if "step" in result:
+        parts += clip_step_table(result["step"])
+    return "\n\n".join(parts)
+
+
+def reading_tables(result: Result) -> list[str]:
     width, height = result["size"]
     decoding = [
         [
@@ -153,16 +162,41 @@ def video_table(result: Result) -> str:
         [row["key_frames"], str(row["workers"]), *(f"{row[use]:.1f}" for use in ("training", "test"))]
         for row in result["loaders"]
     ]
-    return "\n\n".join(
-        [
-            f"### Clips: {result['seconds']} s of {width}x{height}, H.264",
-            where(result),
-            f"{result['frames']} frames of a clip; textbook decodes every frame, with one thread as ours does:",
-            table(["key frames", "use", "decoded", "textbook, ms", "ours, ms", "textbook / ours"], decoding),
-            "Clips per second of the loader, scaled and cut to 224 pixels:",
-            table(["key frames", "workers", "training", "test"], loaders),
-        ]
-    )
+    return [
+        f"{result['frames']} frames of a clip of {result['seconds']} s, {width}x{height}, H.264; textbook decodes "
+        "every frame, with one thread as ours does:",
+        table(["key frames", "use", "decoded", "textbook, ms", "ours, ms", "textbook / ours"], decoding),
+        "Clips per second of the loader, scaled and cut to 224 pixels:",
+        table(["key frames", "workers", "training", "test"], loaders),
+    ]
+
+
+def clip_step_table(step: Result) -> list[str]:
+    counts, floor = step["multiply_adds"], step["floor"]
+    rows = [clip_step_row(name, step) for name in step["times"]]
+    share = {name: f"{100 * share:.0f} %" for name, share in step["vision_share"].items()}
+    return [
+        f"Training step of GA2-CLIP, {step['backbone']}, cpu, fp32: {step['clips']} + {step['anchors']} clips and "
+        f"anchors of {step['frames']} frames, {step['classes']} classes, prompts of up to {step['longest']} tokens. "
+        f"Vision is {share['textbook']} of the multiply-adds of textbook, {share['floor']} of those of the floor. "
+        "Memory is what the step adds to weights and optimiser:",
+        table(
+            ["", "ms", "textbook / it", "GMAC", "it / floor", "memory, MiB"],
+            [*rows, ["floor", f"{1000 * floor['seconds']:,.0f}", "", f"{counts['floor'] / 1e9:,.1f}", "", ""]],
+        ),
+    ]
+
+
+def clip_step_row(name: str, step: Result) -> list[str]:
+    times, memory = step["times"][name], step["memory"][name]
+    return [
+        name,
+        milliseconds(times),
+        with_quartiles(times["ratio"], 1, 2),
+        f"{step['multiply_adds'][name] / 1e9:,.1f}",
+        f"{times['median'] / step['floor']['seconds']:.2f}",
+        f"{memory['added'] / MIB:,.0f}" if memory else "",
+    ]
 
 
 TABLES: dict[str, Callable[[Result], str]] = {

@@ -60,15 +60,19 @@ def prepare(case: Case, backbone: str, device: str, precision: str) -> tuple[Any
 
 
 def measure_memory(variant: str, case: Case, backbone: str, device: str, precision: str) -> dict[str, int] | None:
-    """Memory of one training step, the optimiser's state being there already."""
     parts, batch = prepare(case, backbone, device, precision)
     subject = build(variant, *parts)
     del parts  # the textbook formulation has its own copies of the weights
+    return peak_of_step(subject, batch, torch.device(device))
+
+
+def peak_of_step(subject: Any, batch: Mapping[str, Any], device: torch.device) -> dict[str, int] | None:
+    """Memory of a training step, the optimiser's state being there already."""
     for parameter in subject.optim.param_groups[0]["params"]:
         parameter.grad = torch.zeros_like(parameter)
     subject.optim.step()
     subject.optim.zero_grad()
-    return measure.peak_of(lambda: subject.train_step(batch), torch.device(device))
+    return measure.peak_of(lambda: subject.train_step(batch), device)
 
 
 def measure_time(

@@ -64,14 +64,18 @@ class TextbookCLIP(nn.Module):
         added = len(tokens[0]) if tokens else 0
         return x[torch.arange(len(x), device=x.device), eot + added] @ clip.text_projection
 
-    def encode_image(self, images: Tensor, tokens: list[Tensor], first: int, beta: float) -> tuple[Tensor, Tensor]:
-        """``[B, 3, H, W]`` -> class rows ``[B, D]`` and token rows ``[B, K, D]`` (none without tokens)."""
+    def embed(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` -> class and patch rows ``[B, 1 + P, D]`` with their positions."""
         visual = self.clip.visual
         x = visual.conv1(images)
         x = x.reshape(*x.shape[:2], -1).permute(0, 2, 1)
         class_row = visual.class_embedding.to(x.dtype) + torch.zeros_like(x[:, :1])
-        x = torch.cat([class_row, x], dim=1) + visual.positional_embedding.to(x.dtype)
-        x = visual.ln_pre(x).permute(1, 0, 2)
+        return torch.cat([class_row, x], dim=1) + visual.positional_embedding.to(x.dtype)
+
+    def encode_image(self, images: Tensor, tokens: list[Tensor], first: int, beta: float) -> tuple[Tensor, Tensor]:
+        """``[B, 3, H, W]`` -> class rows ``[B, D]`` and token rows ``[B, K, D]`` (none without tokens)."""
+        visual = self.clip.visual
+        x = visual.ln_pre(self.embed(images)).permute(1, 0, 2)
         for layer, block in enumerate(visual.transformer.resblocks, start=1):
             if layer >= first and tokens:
                 x = put(x, tokens[layer - first], insert=layer == first, beta=beta)

@@ -1,12 +1,13 @@
-"""Reading clips: seeking against decoding every frame, and clips per second of a loader.
+"""Reading clips, and learning from them: seeking against decoding every frame, a loader, and a step of GA2-CLIP.
 
-    python -m benchmarks.video                            # clips of 60 s, 320x240, H.264
-    python -m benchmarks.video --seconds 10 --frames 8 --workers 0 2 4 --output video.json
+    python -m benchmarks.video                            # clips of 60 s, 320x240, H.264; a step on ViT-B/16
+    python -m benchmarks.video --parts reading --seconds 10 --frames 8 --workers 0 2 4 --output video.json
+    python -m benchmarks.video --parts step
 
 A clip gives 32 frames, or as many as ``--frames`` says, as a test or a training takes them. Textbook opens the file,
 decodes all of it and picks the frames by their number; both decode with one thread, and convert nothing but what they
 pick. Key frames are 2 s apart, as video sites have them, or as far as x264 leaves them on its own (250 frames).
-It takes some minutes.
+The step, against its textbook formulation, is that of ``benchmarks/video_step.py``. Each part takes some minutes.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ from anprompt.video.items import VideoDatum
 from anprompt.video.sampling import test_indices, train_indices
 from anprompt.video.transforms import clip_transform
 from benchmarks import measure
+from benchmarks.cases import BACKBONES
 from benchmarks.data import rate
 from benchmarks.report import video_table
+from benchmarks.video_step import measure_step
 from dassl.config import get_cfg_default
 
 SIZE = (320, 240)
@@ -45,6 +48,7 @@ GROUPS = {"2 s": 2 * FRAMES_A_SECOND, "x264's default": 250}  # frames from one 
 CLIPS = 16  # an epoch of the loader
 BATCH = 8
 CPU = torch.device("cpu")
+PARTS = ("reading", "step")
 
 
 def write_clip(path: Path, seconds: int, group: int) -> Path:
@@ -128,22 +132,32 @@ def measure_loader(path: Path, frames: int, workers: int) -> dict[str, Any]:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=60, help="length of the clips (default: 60)")
-    parser.add_argument("--frames", type=int, default=32, help="frames that are taken of a clip (default: 32)")
-    parser.add_argument("--repeats", type=int, default=5, help="timings of each (default: 5)")
-    parser.add_argument("--workers", nargs="+", type=int, default=[0, 2], help="numbers of workers (default: 0 2)")
-    measure.add_output_options(parser)
-    args = parser.parse_args(argv)
+def measure_reading(seconds: int, frames: int, repeats: int, workers: Sequence[int]) -> dict[str, Any]:
+    """Clips of either distance between key frames: decoding, then loaders with each number of workers."""
     groups, loaders = [], []
     with tempfile.TemporaryDirectory() as folder, tqdm(desc="clips") as bar:
         for name, apart in GROUPS.items():
-            path = write_clip(Path(folder, f"{apart}.mp4"), args.seconds, apart)
-            groups.append({"key_frames": name, **measure_decoding(path, args.frames, args.repeats, bar.update)})
-            loaders += [{"key_frames": name, **measure_loader(path, args.frames, count)} for count in args.workers]
-    facts = {"seconds": args.seconds, "size": SIZE, "frames": args.frames}
-    result = measure.result_of("video", argv, **facts, decoding=groups, loaders=loaders)
+            path = write_clip(Path(folder, f"{apart}.mp4"), seconds, apart)
+            groups.append({"key_frames": name, **measure_decoding(path, frames, repeats, bar.update)})
+            loaders += [{"key_frames": name, **measure_loader(path, frames, count)} for count in workers]
+    return {"seconds": seconds, "size": SIZE, "frames": frames, "decoding": groups, "loaders": loaders}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: both")
+    parser.add_argument("--seconds", type=int, default=60, help="length of the clips (default: 60)")
+    parser.add_argument("--frames", type=int, default=32, help="frames that are read of a clip (default: 32)")
+    parser.add_argument("--repeats", type=int, default=5, help="timings of each (default: 5)")
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 2], help="numbers of workers (default: 0 2)")
+    parser.add_argument("--backbone", choices=BACKBONES, default="ViT-B/16", help="of the step (default: ViT-B/16)")
+    measure.add_output_options(parser)
+    args = parser.parse_args(argv)
+    result = measure.result_of("video", argv)
+    if "reading" in args.parts:
+        result |= measure_reading(args.seconds, args.frames, args.repeats, args.workers)
+    if "step" in args.parts:
+        result["step"] = measure_step(args.backbone, args.repeats)
     measure.hand_over(result, args, video_table)
     return 0
 

@@ -2,6 +2,7 @@
 
 import gc
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from anprompt.clip.backbone import Backbone
 from anprompt.prompts.templates import prompts_for
-from benchmarks import cases, data, floor, measure, report, run, step, video
+from benchmarks import cases, data, floor, measure, report, run, step, video, video_step
 from benchmarks.cases import CASES, Case, class_names, random_batch
-from benchmarks.ours import Ours, TextbookANPrompt, build
+from benchmarks.ours import Ours, OursOnClips, TextbookANPrompt, TextbookGA2CLIP, build
 
 SMALL = Case(classes=7, batch=3, dataset="EuroSAT", longest=12, repeats=1)
 
@@ -44,6 +45,31 @@ def variants(clip):
 def batch():
     made = random_batch(SMALL.batch, SMALL.classes, 32, torch.device("cpu"))
     return {"img": made["img"].double(), "label": made["label"]}
+
+
+CLIPS = video_step.Shape(Case(classes=7, batch=3, dataset="HMDB51Video", longest=12, repeats=1), anchors=2, frames=2)
+
+
+@pytest.fixture
+def on_clips(clip):
+    """The same of GA2-CLIP; the small CLIP has 4 layers, of which 3 get text prompts and 2 vision prompts."""
+    cfg = video_step.config(CLIPS, "tiny").clone()
+    cfg.defrost()
+    cfg.INPUT.SIZE = (32, 32)
+    cfg.TRAINER.GA2CLIP.PROMPT_DEPTH_TEXT, cfg.TRAINER.GA2CLIP.PROMPT_DEPTH_VISION = 3, 2
+    backbone = Backbone(clip, "small", "", 32, tuple(cfg.INPUT.PIXEL_MEAN), tuple(cfg.INPUT.PIXEL_STD))
+    ours = OursOnClips(cfg, backbone, class_names(CLIPS.case))
+    ours.model.double()
+    with torch.no_grad():
+        for parameter in ours.model.learner.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return ours, TextbookGA2CLIP(ours)
+
+
+@pytest.fixture
+def clips():
+    made = video_step.random_clips(CLIPS, 32)
+    return made | {"img": made["img"].double(), "anchors": {"img": made["anchors"]["img"].double()}}
 
 
 def gradients(learner):
@@ -95,6 +121,25 @@ def test_textbook_alone_holds_nothing_of_ours(clip):
     assert not [thing for thing in gc.get_objects() if type(thing) is Ours]
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_textbook_step_on_clips_has_our_loss_and_all_our_gradients(on_clips, clips, recompute):
+    ours, textbook = on_clips
+    ours.model.recompute = recompute
+    parsed = ours.parse_batch_train(clips)
+    terms, logits = ours.loss_terms(parsed)
+    loss, plain_logits = textbook.loss(clips["img"], clips["label"], clips["anchors"]["img"], parsed["kept"])
+    assert set(terms) == {"loss_ce", "loss_anchor"}
+    assert torch.allclose(sum(terms.values()), loss, rtol=0, atol=1e-9)
+    assert torch.allclose(logits, plain_logits, rtol=0, atol=1e-9)
+    textbook.generators["dropout"].set_state(ours.generator("dropout").get_state())
+    own, plain = ours.train_step(clips), textbook.train_step(clips)
+    assert own["loss"] == pytest.approx(plain["loss"], rel=1e-5) and own["acc"] == pytest.approx(plain["acc"])
+    expected = gradients(textbook.learner)
+    for name, gradient in gradients(ours.model.learner).items():
+        assert gradient.abs().max() > 0, name
+        assert torch.allclose(gradient, expected[name], rtol=0, atol=1e-9), name
+
+
 # ---------------------------------------------------------------------------------------------- operations
 
 
@@ -120,6 +165,33 @@ def test_the_floor_lies_below_what_runs(variants, batch):
     assert sum(floor.fewest_eval(work).values()) < found < sum(floor.textbook_eval(work).values())
     found = counted(lambda: ours.train_step(batch))
     assert sum(floor.fewest_step(work).values()) < found < sum(floor.textbook_step(work).values())
+
+
+def test_counts_of_a_step_on_clips(on_clips, clips):
+    """The textbook's are PyTorch's; the floor lies below ours, and that below the textbook's."""
+    ours, textbook = on_clips
+    work = video_step.work_of(ours, CLIPS)
+    plain, own = (counted(lambda subject=subject: subject.train_step(clips)) for subject in (textbook, ours))
+    assert plain == pytest.approx(sum(floor.textbook_clips(work).values()), rel=0.01)
+    assert 0.5 * own < sum(floor.fewest_clips(work, video_step.depths_of(ours)).values()) < own < plain
+
+
+def test_fewest_vision_operations_on_clips_by_hand():
+    """One frame of one patch, 1 prompt in 2 of 3 layers, D = 1. Layer 2's prompt is read by layer 3 as it comes out."""
+    tower = floor.Tower(width=1, depth=3, first=1)
+    work = floor.Work(tower, tower, lengths=(4,), batch=1, tokens=1, context=77, patches=1, patch_values=1)
+    first = 3 * 2 + 2 + 9 * 2 + 2 * (2 * 3)  # the prompt has no query
+    second = 3 * 3 + 9 * 3 + 2 * (3 * 3)
+    last = 1 + 2 * 3 + 9 + 2 * 3
+    back_first = 2 + 9 * 2 + 2 * 3 + 2 * 2
+    back_second = 3 * 3 + 9 * 3 + 4 * (3 * 3)
+    back_last = 1 + 2 * 3 + 9 + 4 * 3
+    assert floor._frames(work, 2) == (first + second + last, back_first + back_second + back_last)
+    twice = floor.Work(tower, tower, lengths=(4,), batch=2, tokens=1, context=77, patches=1, patch_values=1)
+    once = 2 * 1 + 3 * 1  # keys and values of layer 1's prompt; all three of layer 2's
+    assert floor._frames(twice, 2)[0] == 2 * floor._frames(work, 2)[0] - once
+    # Text: what layer 2 makes of the prompt is read in layer 3: its query and the rest, and two pairs.
+    assert floor._below_fresh(work, 2) == 2 * (1 + 9) + (2 + 4) * 2 and floor._below_fresh(work, 3) == 0
 
 
 def test_fewest_text_operations_by_hand():
@@ -280,7 +352,7 @@ def test_video_measures_the_same_frames_both_ways(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(video, "CLIPS", 2)
     file = tmp_path / "video.json"
     arguments = ["--seconds", "6", "--frames", "3", "--repeats", "2", "--workers", "0", "--output", str(file)]
-    assert video.main([*arguments, "--markdown"]) == 0
+    assert video.main(["--parts", "reading", *arguments, "--markdown"]) == 0
     result = json.loads(file.read_text())
     for group in result["decoding"]:
         for use in ("test", "training"):
@@ -288,6 +360,30 @@ def test_video_measures_the_same_frames_both_ways(tmp_path, monkeypatch, capsys)
             assert len(group[use]["ours"]["seconds"]) == len(group[use]["textbook"]["seconds"]) == 2
     assert all(row[use] > 0 for row in result["loaders"] for use in ("test", "training"))
     assert capsys.readouterr().out.strip() == report.video_table(result).strip()
+
+
+def test_video_measures_a_step(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "in_child", lambda function, *args: function(*args))
+    monkeypatch.setattr(measure, "limit_memory", lambda: None)  # it would hold for all tests to come
+    monkeypatch.setattr(measure, "peak_of", lambda action, device: action() and {"level": 1, "added": 2**20})
+    monkeypatch.setattr(video, "measure_step", partial(video_step.measure_step, shape=CLIPS))
+    file = tmp_path / "video.json"
+    arguments = ["--parts", "step", "--backbone", "tiny", "--repeats", "2", "--output", str(file), "--markdown"]
+    assert video.main(arguments) == 0
+    result = json.loads(file.read_text())
+    found = result["step"]
+    assert set(found["times"]) == set(found["memory"]) == set(video_step.VARIANTS)
+    assert all(len(times["seconds"]) == 2 for times in found["times"].values())
+    counts = found["multiply_adds"]
+    assert counts["floor"] < counts["ours"] < counts[video_step.RECOMPUTING] < counts["textbook"]
+    assert capsys.readouterr().out.strip() == report.video_table(result).strip()
+    assert "decoding" not in result
+
+
+def test_steps_that_do_not_fit_are_one_line(monkeypatch):
+    monkeypatch.setattr(measure, "in_child", lambda *_: None)
+    with pytest.raises(SystemExit, match="error: the steps on ViT-B/16 do not fit"):
+        video_step.measure_step("ViT-B/16", 1)
 
 
 def test_video_stops_where_the_frames_differ(tmp_path, monkeypatch):
