@@ -38,6 +38,7 @@ WITHOUT_WORKERS = {
 }  # fmt: skip
 WITHOUT_DRAWS = (T.Resize, T.CenterCrop, T.ToTensor, T.Normalize)
 SeededIndex = tuple[int, int, int]  # index of the item; epoch of these workers, from 0; its base seed
+OWN_WORKERS = 2  # at most: they load little, and an epoch that ends in the middle of a pass ends them
 SEEDS = 2**32  # as many as NumPy's generator takes
 
 
@@ -71,6 +72,7 @@ def with_own_draws(loader: DataLoader, seed: int) -> StayingLoader:
     """
     order = OwnOrder(len(loader.dataset), seed)  # type: ignore[arg-type]
     options = arguments(loader) | {"sampler": order, "generator": torch.Generator()}  # its base seed is drawn here
+    options["num_workers"] = min(loader.num_workers, OWN_WORKERS)
     return StayingLoader(OwnDraws(loader.dataset), **options)
 
 

@@ -41,7 +41,10 @@ def video_base_to_new(results: Sequence[RunResult]) -> Table:
         numbers: list[Cell] = [Stat(row[key]) for key in ("base", "new", "HM")]
         rows.append([row["method"], row["data"], *numbers, row["source"]])
     return Table(
-        caption("base-to-new", data), ["method", "data", "base", "new", "HM", "from"], rows, list(data["notes"])
+        caption("base-to-new", data),
+        ["method", "data", "base", "new", "HM", "from"],
+        rows,
+        [*data["notes"], data["note_on_hm"]],
     )
 
 
@@ -60,7 +63,7 @@ def video_few_shot(results: Sequence[RunResult]) -> Table:
     for row in data["few_shot"]:
         rows.append([row["method"], row["data"], *(Stat(row[column]) for column in columns), row["source"]])
     header = ["method", "data", *(f"{column} shots" for column in columns), "from"]
-    return Table(caption("few-shot", data), header, rows, list(data["notes"][:-1]))
+    return Table(caption("few-shot", data), header, rows, list(data["notes"]))
 
 
 def caption(protocol: str, data: Mapping[str, Any]) -> str:
