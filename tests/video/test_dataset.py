@@ -107,6 +107,15 @@ def test_another_number_of_shots_is_drawn_from_all_by_the_seed_of_the_split(plac
     assert len(set(map(tuple, drawn.values()))) > 1
 
 
+def test_classes_with_fewer_clips_than_shots_are_told_of(place, build, caplog):
+    few = [line for line in lines(BASE, "train", SHOTS) if not line.startswith(("cartwheel/train_2", "cartwheel/train_3"))]
+    write_lines(place / "lists" / "base_train.txt", few)
+    assert per_class(build(SUBSAMPLE_CLASSES="base", NUM_SHOTS=2).train_x) == [2, 2, 2]
+    assert "fewer clips" not in caplog.text
+    assert per_class(build(SUBSAMPLE_CLASSES="base", NUM_SHOTS=3).train_x) == [3, 2, 3]
+    assert "1 classes have fewer clips in it, such as 'cartwheel': all are taken" in caplog.text
+
+
 def test_without_a_split_seed_the_seed_of_the_run_says_which_list(place, tmp_path, build):
     cfg = config(tmp_path, SUBSAMPLE_CLASSES="base", NUM_SHOTS=2)
     for seed in (1, 2, 3):
