@@ -210,8 +210,10 @@ class VideoDataset(DatasetBase):
             )
         logger.info("%d clips of each class drawn from %s by seed %d (DATASET.SPLIT_SEED)", shots, every, self.seed)
         counts = Counter(entry.label for entry in given)
-        if few := [self.names[label] for label, count in sorted(counts.items()) if count < shots]:
-            logger.warning("Warning: %d classes have fewer clips in it, such as %r: all are taken", len(few), few[0])
+        if scarce := [self.names[label] for label, count in sorted(counts.items()) if count < shots]:
+            logger.warning(
+                "Warning: %d classes have fewer clips in it, such as %r: all are taken", len(scarce), scarce[0]
+            )
         return draw_shots(given, shots, self.seed), every
 
     def read_entries(self, path: str) -> list[Entry]:

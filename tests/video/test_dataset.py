@@ -108,7 +108,9 @@ def test_another_number_of_shots_is_drawn_from_all_by_the_seed_of_the_split(plac
 
 
 def test_classes_with_fewer_clips_than_shots_are_told_of(place, build, caplog):
-    few = [line for line in lines(BASE, "train", SHOTS) if not line.startswith(("cartwheel/train_2", "cartwheel/train_3"))]
+    few = [
+        line for line in lines(BASE, "train", SHOTS) if not line.startswith(("cartwheel/train_2", "cartwheel/train_3"))
+    ]
     write_lines(place / "lists" / "base_train.txt", few)
     assert per_class(build(SUBSAMPLE_CLASSES="base", NUM_SHOTS=2).train_x) == [2, 2, 2]
     assert "fewer clips" not in caplog.text
