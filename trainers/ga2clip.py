@@ -30,7 +30,8 @@ from anprompt.prompts.context import ContextCLIP, PromptWriter, context_prompts,
 from anprompt.prompts.coupling import Coupling, draw_kept
 from anprompt.prompts.independent import IndependentLearner
 from anprompt.prompts.templates import check_template, filled
-from anprompt.utils.config import require
+from anprompt.runs.results import weights_digest
+from anprompt.utils.config import dataset_id, require
 from anprompt.utils.rng import NamedGenerators
 from anprompt.utils.settings import FIXED, Setting, Settings, number, one_of, whole
 from dassl.config import get_cfg_default
@@ -266,7 +267,18 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
             print(f"Warning: no hard prompts but those of words, since {error}")
             return self.hard_template(len(learner.ctx))
         self.hard_from = f"{path.name}, trained on {data}" if data else path.name
+        self.hard_digest = weights_digest({"hard": prompts})
+        if data == dataset_id(self.cfg):
+            print(f"Warning: {SOURCE} {path} was trained on {data}, too: name a run on other data to test what is new")
         return prompts
+
+    @classmethod
+    def method_inputs(cls, cfg: CfgNode) -> dict[str, str]:
+        node = cfg.TRAINER.GA2CLIP.HARD
+        if not node.ENABLED or node.SOURCE in ("", TEMPLATE):
+            return {}
+        prompts, _ = read_context(find_checkpoint(node.SOURCE, SOURCE), SOURCE)
+        return {"hard_prompts_sha256": weights_digest({"hard": prompts})}
 
     def hard_template(self, count: int) -> Tensor:
         """Embeddings of hand-written words, over and over."""
@@ -290,14 +302,14 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
     # ------------------------------------------------------------------ checkpoints
 
     def build_model(self) -> None:
-        self.hard_from = ""
+        self.hard_from = self.hard_digest = ""  # the latter of a source only
         super().build_model()
 
     def method_state(self) -> dict[str, Any]:
-        return {"hard_from": self.hard_from}
+        return {"hard_from": self.hard_from, "hard_prompts_sha256": self.hard_digest}
 
     def restore_method_state(self, state: Mapping[str, Any]) -> None:
-        self.hard_from = state["hard_from"]
+        self.hard_from, self.hard_digest = state["hard_from"], state.get("hard_prompts_sha256", "")
 
     # ------------------------------------------------------------------ settings
 

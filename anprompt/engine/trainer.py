@@ -137,6 +137,15 @@ class PromptTrainer(ResumableTrainer[Model]):
         """Heads whose accuracy is the result: on data and classes that were trained on, and on any other."""
         return "class", "class"
 
+    @classmethod
+    def method_inputs(cls, cfg: CfgNode) -> dict[str, str]:
+        """Digests of what else a training would read now, by the names that they have in :meth:`method_state`.
+
+        Raises:
+            OSError, ValueError: it cannot be read.
+        """
+        return {}
+
     # ------------------------------------------------------------------ what a method may call
 
     @cached_property
@@ -318,12 +327,12 @@ class PromptTrainer(ResumableTrainer[Model]):
     # ------------------------------------------------------------------ training
 
     def check_training_clips(self) -> None:
-        """Raise a ValueError where the clips to train with are those of the test, for want of others: of new classes."""
-        cfg, dataset = self.cfg, self.dm.dataset
+        """Raise a ValueError where the clips to train with are those of the test: new classes have no others."""
+        dataset, data = self.dm.dataset, self.cfg.DATASET
         require(
             not self.sees_clips or dataset.train_x is not dataset.test,
-            f"DATASET.SUBSAMPLE_CLASSES {cfg.DATASET.SUBSAMPLE_CLASSES} of {cfg.DATASET.NAME} has no clips but those of "
-            "the test: train with base or all, and test new classes with --eval-only --model-dir OUTPUT_DIR",
+            f"DATASET.SUBSAMPLE_CLASSES {data.SUBSAMPLE_CLASSES} of {data.NAME} has no clips but those of the test: "
+            "train with base or all, and test new classes with --eval-only --model-dir OUTPUT_DIR",
         )
 
     def before_train(self) -> None:

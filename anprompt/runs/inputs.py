@@ -18,9 +18,11 @@ from anprompt.prompts.noise import noise_banks
 from anprompt.runs.results import subset_digest
 from anprompt.utils.rng import kept_generators
 from dassl.data.datasets import build_dataset
+from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
 
 LISTS = {"train": "train_x", "unlabelled": "train_u", "val": "val", "test": "test"}  # name here: name in Dassl
+DIGEST = "_sha256"  # ends the names of digests in the state of a method
 NOT_THERE = (ValueError, OSError, AssertionError, ImportError)  # weights or data that this machine has not
 
 
@@ -87,8 +89,18 @@ def changed_inputs(cfg: CfgNode, results: Mapping[str, Any], eval_only: bool) ->
         with changes.comparing("data"):
             compare_data(changes, cfg, results, eval_only)
     if not eval_only:
+        with changes.comparing("method's input"):
+            compare_method(changes, cfg, results.get("method_state") or {})
         changes.notes += other_workers(cfg, results)
     return changes
+
+
+def compare_method(changes: Changes, cfg: CfgNode, stored: Mapping[str, Any]) -> None:
+    """What the trainer itself has read, such as the prompts of another run: what is called so in its state."""
+    read = [name for name, digest in stored.items() if name.endswith(DIGEST) and digest]
+    here = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).method_inputs(cfg) if read else {}
+    for name in sorted(here.keys() & set(read)):
+        changes.compare(f"the {name.removesuffix(DIGEST).replace('_', ' ')}", stored[name], here[name])
 
 
 def compare_data(changes: Changes, cfg: CfgNode, results: Mapping[str, Any], eval_only: bool) -> None:
