@@ -259,6 +259,17 @@ def test_clips_that_are_trained_with_and_tested_are_told_of(place, build, caplog
     assert "3 clips are trained with and tested" in caplog.text
 
 
+def test_classes_that_read_the_same_are_told_of_without_a_clip(place, build, caplog):
+    kept = [line for line in lines(BASE, "test", 2) if not line.startswith("catch")]
+    write_lines(place / "lists" / "base_val.txt", kept)
+    write_lines(
+        place / "lists" / "labels" / "base.csv",
+        ["id,name", *(f"{i},{n}" for i, n in enumerate(BASE[:2])), "2,Cartwheel"],
+    )
+    build(SUBSAMPLE_CLASSES="base")
+    assert "such as 'cartwheel' (label 1) and 'Cartwheel' (label 2)" in caplog.text
+
+
 def test_choosing_the_epoch_on_the_clips_of_the_test_is_told_of(place, tmp_path, caplog):
     cfg = config(tmp_path, SUBSAMPLE_CLASSES="base")
     cfg.TEST.FINAL_MODEL = "best_val"
