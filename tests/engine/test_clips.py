@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import datasets
 from anprompt.data.loaders import StayingLoader
 from anprompt.engine.video_classification import VideoClassification
 from anprompt.video.clips import VideoDatasetWrapper
 from tests.helpers import fake_clips, video_data
 from tests.helpers.runs import assert_equal, finish, start, weights
+
+datasets.register_all()
 
 TRAINERS = {
     "CoOp": (), "KgCoOp": (), "MaPLe": (), "MMRL": (), "MMRLpp": (), "ANPrompt": (), "E2MIM": (),
