@@ -31,7 +31,7 @@ from anprompt.prompts.coupling import Coupling, draw_kept
 from anprompt.prompts.independent import IndependentLearner
 from anprompt.prompts.templates import check_template, filled
 from anprompt.runs.results import weights_digest
-from anprompt.utils.config import require
+from anprompt.utils.config import dataset_id, require
 from anprompt.utils.rng import NamedGenerators
 from anprompt.utils.settings import FIXED, Setting, Settings, number, one_of, whole
 from dassl.config import get_cfg_default
@@ -268,6 +268,8 @@ class GA2CLIP(PromptTrainer[AnchoredCLIP]):
             return self.hard_template(len(learner.ctx))
         self.hard_from = f"{path.name}, trained on {data}" if data else path.name
         self.hard_digest = weights_digest({"hard": prompts})
+        if data == dataset_id(self.cfg):
+            print(f"Warning: {SOURCE} {path} was trained on {data}, too: name a run on other data to test what is new")
         return prompts
 
     def hard_template(self, count: int) -> Tensor:

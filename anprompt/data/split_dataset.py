@@ -10,7 +10,7 @@ import os
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -345,8 +345,13 @@ def twice_listed(parts: Parts) -> Iterator[Remark]:
 
 
 def same_texts(parts: Parts) -> Iterator[Remark]:
-    """Classes that read the same in a prompt: CLIP's tokenizer knows neither upper case nor the number of blanks."""
-    names = {item.label: item.classname for item in parts["train"]}
+    """:func:`same_names` of the classes that have items."""
+    yield from same_names({item.label: item.classname for item in parts["train"]})
+
+
+def same_names(names: Mapping[int, str]) -> Iterator[Remark]:
+    """Classes, by label, that read the same in a prompt: CLIP's tokenizer knows neither upper case nor the number of
+    blanks."""
     by_text = defaultdict(list)
     for label, name in sorted(names.items()):
         by_text[" ".join(class_text(name).lower().split())].append(f"{name!r} (label {label})")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from anprompt.data.split_dataset import same_names
 from anprompt.doctor.known_counts import KNOWN_LISTS
 from anprompt.doctor.report import Problem, Report
 from anprompt.video.dataset import EVALUATED, HOW_TO_GET, SUBSETS, Subset, VideoDataset, label_faults
@@ -125,6 +126,9 @@ def label_problems(reader: VideoDataset, lists: Lists, report: Report) -> Iterat
             yield Problem("error", "label file", str(error), MEND)
             continue
         classes[key] = len(names)
+        for remark in same_names(dict(enumerate(names))):
+            what = f"{os.path.basename(reader.label_file(subset))}: {remark.what}"
+            yield Problem("warning", remark.kind, what, remark.fix, remark.files)
         for name, entries in of_these.items():
             if faults := list(label_faults(entries, names)):
                 what = f"{name}.txt does not fit its label file"

@@ -317,6 +317,15 @@ class PromptTrainer(ResumableTrainer[Model]):
 
     # ------------------------------------------------------------------ training
 
+    def check_training_clips(self) -> None:
+        """Raise a ValueError where the clips to train with are those of the test: new classes have no others."""
+        dataset, data = self.dm.dataset, self.cfg.DATASET
+        require(
+            not self.sees_clips or dataset.train_x is not dataset.test,
+            f"DATASET.SUBSAMPLE_CLASSES {data.SUBSAMPLE_CLASSES} of {data.NAME} has no clips but those of the test: "
+            "train with base or all, and test new classes with --eval-only --model-dir OUTPUT_DIR",
+        )
+
     def before_train(self) -> None:
         super().before_train()  # resumes: from here on, the learnables stay the same objects
         self.objective = distributed.averaged(self.loss_terms, self.model.learner)
@@ -396,6 +405,7 @@ class PromptTrainer(ResumableTrainer[Model]):
         self.unchecked.clear()
 
     def train(self) -> None:
+        self.check_training_clips()
         try:
             with named_shortage(
                 "in training",

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from yacs.config import CfgNode
 
-from anprompt.data.split_dataset import same_texts
+from anprompt.data.split_dataset import same_names
 from anprompt.utils.files import at_home, remove_leftovers
 from anprompt.utils.suggest import require_known
 from anprompt.video.items import VideoDatum, locate
@@ -93,7 +93,7 @@ class VideoDataset(DatasetBase):
             train = self.place(*self.training_entries(subset, cfg.DATASET.NUM_SHOTS), left_out=True)
             anchors = self.read_anchors(cfg.DATASET.ANCHOR.CHECK_LEAK)
             self.remark(train, test)
-        for remark in same_texts({"train": test}):
+        for remark in same_names(dict(enumerate(self.names))):
             logger.warning("%s", remark)
         if cfg.TEST.FINAL_MODEL == "best_val":
             logger.warning("Warning: val is %s, too: the kept epoch is chosen on the clips of the test", test_list)
@@ -209,6 +209,11 @@ class VideoDataset(DatasetBase):
                 f"{found}, and for {every} to draw them from; {hint}"
             )
         logger.info("%d clips of each class drawn from %s by seed %d (DATASET.SPLIT_SEED)", shots, every, self.seed)
+        counts = Counter(entry.label for entry in given)
+        if scarce := [self.names[label] for label, count in sorted(counts.items()) if count < shots]:
+            logger.warning(
+                "Warning: %d classes have fewer clips in it, such as %r: all are taken", len(scarce), scarce[0]
+            )
         return draw_shots(given, shots, self.seed), every
 
     def read_entries(self, path: str) -> list[Entry]:

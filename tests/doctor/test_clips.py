@@ -190,3 +190,12 @@ def test_own_clips_are_found_by_their_yaml_file(tmp_path, doctor):
     make(tmp_path, "mine")
     (tmp_path / "dogs.yaml").write_text("DATASET:\n  NAME: VideoList\n  FOLDER: mine\n")
     assert doctor("--quick", names=[str(tmp_path / "dogs.yaml")]) == (0, [])
+
+
+def test_classes_that_read_the_same(place, doctor):
+    """One of them is never predicted, whether or not it has clips."""
+    rows = ["id,name", f"0,{BASE[0]}", f"1,{BASE[1].upper()}", f"2,{BASE[1]}"]
+    write_lines(place / "lists" / "labels" / "base.csv", rows)
+    what = "base.csv: 1 texts are shared by several classes, which then have the same prompt"
+    pair = [f"'{BASE[1].upper()}' (label 1) and '{BASE[1]}' (label 2)"]
+    assert doctor("--quick") == (0, [("warning", "same text", what, pair)])

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import datasets
 from anprompt.data.loaders import StayingLoader
 from anprompt.engine.video_classification import VideoClassification
 from anprompt.video.clips import VideoDatasetWrapper
 from anprompt.video.items import VideoDatum
-from tests.helpers import fake_clips
+from tests.helpers import fake_clips, video_data
 from tests.helpers.runs import assert_equal, finish, start, weights
+
+datasets.register_all()
 
 TRAINERS = {
     "CoOp": (), "KgCoOp": (), "MaPLe": (), "MMRL": (), "MMRLpp": (), "ANPrompt": (), "E2MIM": (),
@@ -144,3 +147,15 @@ def test_a_whole_test_of_several_views(clip_cfg, fusion):
     trainer = start(clip_cfg("CoOp", *crops))
     assert next(iter(trainer.test_loader))["img"].shape == (4, 6, 3, 3, 64, 64)
     assert 0 <= trainer.test() <= 100
+
+
+@pytest.mark.parametrize("name", ["CoOp", "GA2CLIP"])
+def test_no_method_trains_with_the_clips_of_the_test(make_cfg, tmp_path, name):
+    """New classes have no others. With anchors, these are not what is missing."""
+    video_data.make(tmp_path / "clips")
+    options = ("DATASET.NAME", "HMDB51Video", "DATASET.ROOT", f"{tmp_path}/clips", *fake_clips.OPTIONS[2:])
+    trainer = start(make_cfg(*options, trainer=name, classes="new"))
+    message = "^DATASET.SUBSAMPLE_CLASSES new of HMDB51Video has no clips but those of the test: train with base or all"
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert not list(Path(trainer.cfg.OUTPUT_DIR).rglob("*.pth.tar*"))

@@ -6,6 +6,7 @@ Numbers in brackets are those of the method's invariants; others stand in ``test
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +14,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import train
 from anprompt.engine.checkpoint import load_checkpoint
 from anprompt.engine.trainer import LEARNER
 from anprompt.prompts.anchors import MODES
 from anprompt.prompts.coupling import draw_kept
+from anprompt.runs.run_folder import stored_result
 from tests.conftest import backbone_around, small_clip
 from tests.helpers import REPOSITORY, fake_clips, ga2_oracle
 from tests.helpers.oracle import normalise
@@ -537,6 +540,37 @@ def test_stage_0_on_images_makes_the_hard_prompts(ga2_cfg, make_cfg):
         trainer = finish(cfg)
         assert torch.equal(trainer.model.learner.hard, stage0.model.learner.ctx)
         assert trainer.hard_from == "model.pth.tar-3, trained on Shapes"
+
+
+def test_a_finished_run_is_not_one_of_other_hard_prompts(ga2_cfg, make_cfg):
+    """Stage 0 was run again, into the same folder; or it is not there any more."""
+    stage0 = start(make_cfg("TRAINER.COOP.CTX_INIT", "a photo of a", trainer="CoOp", output="stage0"))
+    stage0.save_model(0, stage0.cfg.OUTPUT_DIR)
+    cfg = ga2_cfg("TRAINER.GA2CLIP.HARD.SOURCE", stage0.cfg.OUTPUT_DIR, "OPTIM.MAX_EPOCH", "1")
+    finish(cfg)
+    words = train.build_parser().parse_args([])
+    assert stored_result(cfg, words).count("\n") == 0
+    with torch.no_grad():
+        stage0.model.learner.ctx += 0.1
+    stage0.save_model(0, stage0.cfg.OUTPUT_DIR)
+    with pytest.raises(
+        ValueError, match="a finished run with other inputs: the prompts that it started from sha256 .* -> sha256"
+    ):
+        stored_result(cfg, words)
+    shutil.rmtree(stage0.cfg.OUTPUT_DIR)
+    assert "Note: its start could not be compared: TRAINER.GA2CLIP.HARD.SOURCE" in stored_result(cfg, words)
+
+
+def test_hard_prompts_of_the_same_data_are_told_of(ga2_cfg, make_cfg, capsys):
+    switched_off = ga2_cfg(*UNTESTED, "OPTIM.MAX_EPOCH", "1", config="tiny_stage0", output="stage0")
+    finish(switched_off)
+    elsewhere = start(make_cfg("TRAINER.COOP.CTX_INIT", "a photo of a", trainer="CoOp", output="elsewhere"))
+    elsewhere.save_model(0, elsewhere.cfg.OUTPUT_DIR)
+    for source, told in ((switched_off.OUTPUT_DIR, True), (elsewhere.cfg.OUTPUT_DIR, False)):
+        trainer = start(ga2_cfg("TRAINER.GA2CLIP.HARD.SOURCE", source, output=f"told{told}"))
+        capsys.readouterr()
+        trainer.hard_prompts()
+        assert ("was trained on FakeClips, too: name a run on other data" in capsys.readouterr().out) is told
 
 
 def test_images_have_no_anchors(make_cfg):

@@ -107,6 +107,17 @@ def test_another_number_of_shots_is_drawn_from_all_by_the_seed_of_the_split(plac
     assert len(set(map(tuple, drawn.values()))) > 1
 
 
+def test_classes_with_fewer_clips_than_shots_are_told_of(place, build, caplog):
+    few = [
+        line for line in lines(BASE, "train", SHOTS) if not line.startswith(("cartwheel/train_2", "cartwheel/train_3"))
+    ]
+    write_lines(place / "lists" / "base_train.txt", few)
+    assert per_class(build(SUBSAMPLE_CLASSES="base", NUM_SHOTS=2).train_x) == [2, 2, 2]
+    assert "fewer clips" not in caplog.text
+    assert per_class(build(SUBSAMPLE_CLASSES="base", NUM_SHOTS=3).train_x) == [3, 2, 3]
+    assert "1 classes have fewer clips in it, such as 'cartwheel': all are taken" in caplog.text
+
+
 def test_without_a_split_seed_the_seed_of_the_run_says_which_list(place, tmp_path, build):
     cfg = config(tmp_path, SUBSAMPLE_CLASSES="base", NUM_SHOTS=2)
     for seed in (1, 2, 3):
@@ -246,6 +257,17 @@ def test_clips_that_are_trained_with_and_tested_are_told_of(place, build, caplog
     write_lines(place / "lists" / "base_train.txt", [*lines(BASE, "train", 1), *lines(BASE, "test", 1)])
     build(SUBSAMPLE_CLASSES="base")
     assert "3 clips are trained with and tested" in caplog.text
+
+
+def test_classes_that_read_the_same_are_told_of_without_a_clip(place, build, caplog):
+    kept = [line for line in lines(BASE, "test", 2) if not line.startswith("catch")]
+    write_lines(place / "lists" / "base_val.txt", kept)
+    write_lines(
+        place / "lists" / "labels" / "base.csv",
+        ["id,name", *(f"{i},{n}" for i, n in enumerate(BASE[:2])), "2,Cartwheel"],
+    )
+    build(SUBSAMPLE_CLASSES="base")
+    assert "such as 'cartwheel' (label 1) and 'Cartwheel' (label 2)" in caplog.text
 
 
 def test_choosing_the_epoch_on_the_clips_of_the_test_is_told_of(place, tmp_path, caplog):
