@@ -13,7 +13,7 @@ from trainers import anprompt, mmrl, mmrlpp
 CONFIGS = REPOSITORY / "configs" / "trainers" / "ANPrompt"
 TABLE = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in (REPOSITORY / "docs" / "ladder.md").read_text().splitlines()
+    for line in (REPOSITORY / "docs" / "ladder.md").read_text().split("\n## ")[0].splitlines()
     if line.startswith("| ")
 ]
 KEYS, RUNGS = TABLE[0][1:-1], {row[0].strip("`"): row[1:-1] for row in TABLE[1:]}
