@@ -92,19 +92,19 @@ LAMP = (1.1, 0.74, 0.43)
 # --- the classes of the dataset ----------------------------------------------------------------------------------
 
 
-def _classnames() -> tuple[str, ...]:
+def classes_in_turns(shapes: tuple[str, ...], pairs: tuple[tuple[str, str], tuple[str, str]]) -> tuple[str, ...]:
     """Each shape comes in four colours: two of them make base classes and two make new ones, in turns.
 
     So both halves show every shape and every colour, no class is in both, and the two are about equally hard.
     """
-    shapes = ("circle", "square", "triangle", "star", "heart", "cross")
-    pairs = (("red", "orange"), ("blue", "purple"))
     base = [f"{colour} {shape}" for i, shape in enumerate(shapes) for colour in pairs[i % 2]]
     new = [f"{colour} {shape}" for i, shape in enumerate(shapes) for colour in pairs[(i + 1) % 2]]
     return tuple(base + new)
 
 
-CLASSNAMES = _classnames()
+CLASSNAMES = classes_in_turns(
+    ("circle", "square", "triangle", "star", "heart", "cross"), (("red", "orange"), ("blue", "purple"))
+)
 
 
 # --- the two styles ----------------------------------------------------------------------------------------------

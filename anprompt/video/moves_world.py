@@ -31,16 +31,9 @@ Array = np.ndarray
 Point = tuple[float, float]
 
 
-def _classnames() -> tuple[str, ...]:
-    """Each shape comes in four colours: two of them make base classes and two make new ones, in turns, as in Shapes."""
-    shapes = ("square", "triangle", "star", "heart", "ring", "crescent")
-    pairs = (("yellow", "black"), ("green", "pink"))
-    base = [f"{colour} {shape}" for i, shape in enumerate(shapes) for colour in pairs[i % 2]]
-    new = [f"{colour} {shape}" for i, shape in enumerate(shapes) for colour in pairs[(i + 1) % 2]]
-    return tuple(base + new)
-
-
-CLASSNAMES = _classnames()
+CLASSNAMES = world.classes_in_turns(
+    ("square", "triangle", "star", "heart", "ring", "crescent"), (("yellow", "black"), ("green", "pink"))
+)
 HALF = len(CLASSNAMES) // 2  # the first so many are the base classes
 
 
