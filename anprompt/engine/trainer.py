@@ -43,7 +43,6 @@ from anprompt.utils.settings import Settings
 from anprompt.utils.suggest import require_known
 from anprompt.video.clips import VideoDatasetWrapper, with_named_clips, with_staying_workers
 from anprompt.video.dataset import is_video_data
-from anprompt.video.transforms import clip_transform
 from dassl.data import DataManager
 from dassl.data.transforms import INTERPOLATION_MODES
 from dassl.metrics import compute_accuracy
@@ -237,6 +236,8 @@ class PromptTrainer(ResumableTrainer[Model]):
 
     def load_clips(self) -> None:
         """What Dassl does for images, with items and transforms of clips."""
+        from anprompt.video.transforms import clip_transform  # torchvision's second version: images need the first
+
         transforms = {
             "custom_tfm_train": clip_transform(self.cfg, is_train=True),
             "custom_tfm_test": clip_transform(self.cfg, is_train=False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from anprompt.utils.config import leaves
 PUBLISHED = Path(__file__).parent.parent / "assets" / "published_video.json"
 
 
+@cache
 def published_video() -> Mapping[str, Any]:
     """Base-to-new and few-shot results by data set, each with its source."""
     return json.loads(PUBLISHED.read_text(encoding="utf-8"))

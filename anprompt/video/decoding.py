@@ -7,7 +7,6 @@ from pathlib import Path
 
 from anprompt.video.frames import ArrayFile, Clip, FrameFolder, VideoError
 from anprompt.video.items import ARRAYS
-from anprompt.video.video_file import VideoFile
 
 __all__ = ["Clip", "VideoError", "open_video"]
 
@@ -31,4 +30,8 @@ def open_video(path: str | Path, num_frames: int = -1) -> Clip:
         raise VideoError.of(path, "is neither a file nor a folder: name another")
     if not os.path.getsize(path):
         raise VideoError.of(path, "is empty (0 bytes): fetch it again")
-    return ArrayFile(path) if path.endswith(ARRAYS) else VideoFile(path)
+    if path.endswith(ARRAYS):
+        return ArrayFile(path)
+    from anprompt.video.video_file import VideoFile  # brings PyAV, for which images have no use
+
+    return VideoFile(path)

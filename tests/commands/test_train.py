@@ -555,7 +555,7 @@ def test_what_a_run_may_not_need_is_not_imported():
 import sys, datasets, train, trainers
 datasets.register_all()
 trainers.register_all()
-print(*sorted({"sklearn", "scipy", "matplotlib", "pandas", "tabulate", "open_clip"} & set(sys.modules)))
+print(*sorted({"sklearn", "scipy", "matplotlib", "pandas", "tabulate", "open_clip", "av"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
